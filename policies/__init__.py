@@ -1,0 +1,1 @@
+"""What is decided: one folder a family. Imports nothing else of infersim and reads no clock."""

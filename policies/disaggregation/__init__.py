@@ -1,0 +1,1 @@
+"""Where prefill and decode run, and how KV travels between them."""

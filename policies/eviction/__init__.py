@@ -1,0 +1,1 @@
+"""Which cached unit leaves first."""

@@ -1,0 +1,36 @@
+"""The face of an eviction policy."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeAlias
+
+from ..types import CachedBlock, Picoseconds, Promise, Request
+
+Key: TypeAlias = tuple[Any, ...]
+
+
+class Eviction:
+    """Ranks cached units that no request holds; the one with the smallest key leaves first.
+
+    Keys are fixed when the unit becomes free, unless the class promises `dynamic`. Equal keys
+    leave in the order in which they became free, and a request frees its blocks tail first.
+    Blocks without a hash never reach a policy: the pool reuses them before all others.
+
+    Subclasses that count or remember set `observes` and override the hooks.
+    """
+
+    promise: ClassVar[Promise] = Promise()
+    observes: ClassVar[bool] = False
+
+    def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
+        """Rank of *block*, which *request* has just let go (None: never held)."""
+        raise NotImplementedError
+
+    def on_insert(self, block: CachedBlock, request: Request | None) -> None:
+        """A block entered the index."""
+
+    def on_hit(self, block: CachedBlock, request: Request | None) -> None:
+        """A request was admitted with this block as part of its cached prefix."""
+
+    def on_evict(self, block: CachedBlock) -> None:
+        """The block left the index; state kept for it can go."""

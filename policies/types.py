@@ -1,0 +1,151 @@
+"""What a policy is shown and what it answers: the vocabulary that every host speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeAlias
+
+Picoseconds: TypeAlias = int  #: the clock: integer picoseconds since the run began
+RequestId: TypeAlias = int
+ReplicaId: TypeAlias = int
+
+PS_PER_S = 10**12
+
+
+class Segment(NamedTuple):
+    """A run of tokens named by what they say, never by token ids.
+
+    Two runs are the same tokens exactly when content and offset are the same.
+
+    Attributes:
+        content: identity of a text (see `sim.state.content.Contents`).
+        offset: first token of the run within that text.
+        tokens: length of the run.
+        label: what it is to a reader ("system", "tools", "user", "tool result"); not identity.
+    """
+
+    content: int
+    offset: int
+    tokens: int
+    label: str = ""
+
+
+class MultiModalItem(NamedTuple):
+    """An image, clip or sound whose placeholder occupies part of the prompt.
+
+    Attributes:
+        identifier: equal for equal content; the encoder cache is shared by it.
+        offset: first placeholder token in the prompt.
+        tokens: length of the placeholder, and of the encoder's output.
+    """
+
+    identifier: int
+    offset: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One request as the cluster sees it. What it will answer is not here.
+
+    Attributes:
+        id: order of arrival, from 0; every tie in the simulator ends in it.
+        arrival_ps: when it reached the router.
+        prompt: what it says, as segments.
+        prompt_tokens: their sum.
+        max_tokens: the cap on the answer that the client sent.
+        output_content: content id under which the answer will be known.
+        session: conversation or agent it belongs to; -1 for none.
+        turn: how many calls of the session came before it.
+        priority: smaller is served first, where a policy looks at it.
+        kind: what made it ("agent", "subagent", "chat"), for reports.
+        lora: adapter name; "" for none.
+        salt: cache salt; "" for none. Equal prompts with unequal salts never share KV.
+        tool_time_s: how long the client expects to be away after the answer (session-ttl);
+            negative where it does not say.
+    """
+
+    id: RequestId
+    arrival_ps: Picoseconds
+    prompt: tuple[Segment, ...]
+    prompt_tokens: int
+    max_tokens: int
+    output_content: int
+    session: int = -1
+    turn: int = 0
+    priority: int = 0
+    tenant: str = ""
+    kind: str = ""
+    model: str = ""
+    lora: str = ""
+    salt: str = ""
+    items: tuple[MultiModalItem, ...] = ()
+    tool_time_s: float = -1.0
+
+
+class SequenceView(Protocol):
+    """A request in flight, read-only, as a scheduler, order or victim policy sees it."""
+
+    @property
+    def request(self) -> Request: ...
+    @property
+    def computed_tokens(self) -> int:
+        """KV positions scheduled so far, optimistic while a step is in flight."""
+    @property
+    def known_tokens(self) -> int:
+        """Prompt plus every token sampled so far."""
+    @property
+    def preemptions(self) -> int: ...
+
+
+class CachedBlock(NamedTuple):
+    """A cached unit at the moment it becomes evictable: one block, or an extent of blocks.
+
+    Attributes:
+        key: opaque identity, stable while the unit is cached.
+        position: index of its first block in the prompt it belongs to.
+        blocks: how many blocks it spans.
+        hits: how often a later request found it, since it entered the cache.
+        inserted: order of insertion into the cache (a counter, not a time).
+    """
+
+    key: int
+    position: int
+    blocks: int
+    hits: int
+    inserted: int
+
+
+class Routable(NamedTuple):
+    """What a router may know of a replica: a snapshot, `age_ps` old."""
+
+    id: ReplicaId
+    waiting: int
+    running: int
+    kv_used: float
+    age_ps: Picoseconds
+
+
+class ClusterView(Protocol):
+    """A cluster as a router sees it."""
+
+    @property
+    def now(self) -> Picoseconds: ...
+    @property
+    def replicas(self) -> Sequence[Routable]:
+        """The candidates, in order of id; never empty."""
+    def prefix_hit_tokens(self, replica: ReplicaId, request: Request) -> int:
+        """Tokens of the prompt whose KV the replica held at its last snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a policy class declares of itself; shown by ``infersim policies``."""
+
+    repeats: bool = False
+    dynamic: bool = False
+    oracle: bool = False
+    exportable: bool = False
+    tail_first: bool = False
+    notes: str = field(default="")

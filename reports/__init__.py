@@ -1,0 +1,1 @@
+"""Metrics, figures and the page. Reads run records only."""

@@ -1,0 +1,1 @@
+"""Scenario files, their schema, and how a scenario becomes a cluster and a workload."""

@@ -1,0 +1,1 @@
+"""GPUs, models and links, with sources."""

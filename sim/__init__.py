@@ -1,0 +1,1 @@
+"""The simulator: state that both hosts keep, SimPy processes, step costs, links."""

@@ -1,0 +1,1 @@
+"""Step plans to seconds."""

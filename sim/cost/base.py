@@ -1,0 +1,50 @@
+"""What the engine asks of a cost model. Durations are integer picoseconds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from ...policies.types import Picoseconds
+
+
+class StepShape(NamedTuple):
+    """The work of one engine step on one replica, as much of it as a duration depends on.
+
+    Attributes:
+        decodes: sequences that compute exactly one token.
+        decode_context_tokens: KV tokens that these read, summed, the new ones included.
+        prefills: (new tokens, context tokens before them) of every chunk of two or more tokens.
+        samples: rows that go through the LM head.
+        image_tokens: encoder output tokens computed in this step.
+    """
+
+    decodes: int
+    decode_context_tokens: int
+    prefills: tuple[tuple[int, int], ...]
+    samples: int
+    image_tokens: int = 0
+
+
+class DecodeLine(NamedTuple):
+    """Duration of a pure decode step of a fixed batch, while the context grows.
+
+    duration = base_ps + slope_ps * context_tokens, for context_tokens < until.
+    """
+
+    base_ps: Picoseconds
+    slope_ps: Picoseconds
+    until: int
+
+
+class StepCost(Protocol):
+    """Seconds of a step: roofline, table or stub. Pure functions of their arguments."""
+
+    def duration_ps(self, shape: StepShape) -> Picoseconds:
+        """Time of the step; at least 1 ps. For pure decode it equals `decode_line`, exactly."""
+    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
+        """The line that holds at (*decodes* >= 1, *context_tokens*)."""
+    def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
+        """What computing *tokens* prompt tokens after *context_tokens* adds to a busy step."""
+    @property
+    def source(self) -> str:
+        """Where the numbers come from, e.g. "datasheet roofline"; one line for the report."""

@@ -1,0 +1,1 @@
+"""SimPy processes: arrivals, sessions, replicas, transfers."""

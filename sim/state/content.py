@@ -1,0 +1,137 @@
+"""What prompts say, without tokens: content ids, chains, and how far two prompts agree."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Hashable, Iterable
+
+from ...policies.types import MultiModalItem, Segment
+
+
+class Contents:
+    """Numbers texts: equal keys get equal ids, in order of first use."""
+
+    def __init__(self) -> None:
+        self._ids: dict[Hashable, int] = {}
+
+    def id(self, *key: Hashable) -> int:
+        """The content id of the text that *key* names, e.g. ``id("system", 3)``."""
+        return self._ids.setdefault(key, len(self._ids))
+
+
+class Chains:
+    """Interns prefix identities, the way vLLM chains block hashes (`v1/core/kv_cache_utils.py`).
+
+    A *link* stands for everything before a segment and the segment's own text. So the first p
+    tokens of two prompts are equal exactly when their links at token p-1 are equal, and a
+    prefix is one small integer however long it is.
+    """
+
+    def __init__(self) -> None:
+        self._links: dict[tuple[int, int, int], int] = {}
+        self._roots: dict[tuple[str, str, str], int] = {}
+
+    def root(self, model: str, lora: str, salt: str) -> int:
+        """Namespace of a prompt: KV is never shared across models, adapters or salts."""
+        return self._roots.setdefault((model, lora, salt), -1 - len(self._roots))
+
+    def link(self, previous: int, content: int, shift: int) -> int:
+        """The link of a text that starts at prompt position ``offset - shift``."""
+        return self._links.setdefault((previous, content, shift), len(self._links))
+
+    def chain(
+        self,
+        prompt: Iterable[Segment],
+        *,
+        model: str = "",
+        lora: str = "",
+        salt: str = "",
+        items: tuple[MultiModalItem, ...] = (),
+    ) -> Chain:
+        """The chain of a prompt; its answer is added with `Chain.append`."""
+        chain = Chain(self, self.root(model, lora, salt))
+        for content, offset, tokens, _ in prompt if not items else _with_items(prompt, items):
+            chain.append(content, offset, tokens)
+        return chain
+
+
+class Chain:
+    """One prompt (and its answer so far) as links.
+
+    `starts[i]` is the first token of run i, `links[i]` its identity; adjoining runs of one text
+    are one run, so that two ways of cutting the same tokens give the same chain.
+    """
+
+    __slots__ = ("_chains", "_last", "links", "root", "starts", "tokens")
+
+    def __init__(self, chains: Chains, root: int) -> None:
+        self._chains, self.root = chains, root
+        self.starts: list[int] = []
+        self.links: list[int] = []
+        self.tokens = 0
+        self._last = (-1, 0)
+
+    def append(self, content: int, offset: int, tokens: int) -> None:
+        """Add a run; *tokens* may be 0 (the answer that is about to grow)."""
+        shift = offset - self.tokens
+        if (content, shift) != self._last:
+            previous = self.links[-1] if self.links else self.root
+            if self.starts and self.starts[-1] == self.tokens:
+                raise ValueError("an empty run can only be the last of a chain")
+            self.links.append(self._chains.link(previous, content, shift))
+            self.starts.append(self.tokens)
+            self._last = (content, shift)
+        self.tokens += tokens
+
+    def link_at(self, token: int) -> int:
+        """The identity of the prefix that ends with token number *token*."""
+        return self.links[bisect_right(self.starts, token) - 1]
+
+    def agrees(self, other: Chain, limit: int) -> int:
+        """How many of the first *limit* tokens the two chains share."""
+        mine, theirs = self.links, other.links
+        low, high = 0, min(len(mine), len(theirs))
+        while low < high:
+            middle = (low + high) // 2
+            if mine[middle] == theirs[middle]:
+                low = middle + 1
+            else:
+                high = middle
+        if low == 0:
+            return 0
+        mine_end = self.starts[low] if low < len(mine) else limit
+        their_end = other.starts[low] if low < len(theirs) else limit
+        return min(mine_end, their_end, limit)
+
+
+def _with_items(prompt: Iterable[Segment], items: tuple[MultiModalItem, ...]) -> list[Segment]:
+    """Cut the prompt where items begin and end, and make the item part of the content there.
+
+    vLLM adds (identifier, offset within the block) to the hash of every block that an item
+    overlaps; a content of its own says the same, since positions are part of a link.
+    """
+    pieces: list[Segment] = []
+    start = 0
+    for content, offset, tokens, label in prompt:
+        edges = {0, tokens}
+        for item in items:
+            edges |= {
+                edge - start
+                for edge in (item.offset, item.offset + item.tokens)
+                if 0 < edge - start < tokens
+            }
+        cuts = sorted(edges)
+        for low, high in zip(cuts, cuts[1:], strict=False):
+            inside = next(
+                (i for i in items if i.offset <= start + low < i.offset + i.tokens), None
+            )
+            # -1 - … keeps (item, text) pairs apart from plain texts, which are not negative
+            name = content if inside is None else -1 - _pair(inside.identifier, content)
+            pieces.append(Segment(name, offset + low, high - low, label))
+        start += tokens
+    return pieces
+
+
+def _pair(a: int, b: int) -> int:
+    """Cantor's pairing: one natural number for two."""
+    return (a + b) * (a + b + 1) // 2 + b
