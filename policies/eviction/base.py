@@ -12,11 +12,14 @@ Key: TypeAlias = tuple[Any, ...]
 class Eviction:
     """Ranks cached units that no request holds; the one with the smallest key leaves first.
 
-    Keys are fixed when the unit becomes free, unless the class promises `dynamic`. Equal keys
-    leave in the order in which they became free, and a request frees its blocks tail first.
-    Blocks without a hash never reach a policy: the pool reuses them before all others.
+    Keys are fixed when the unit becomes free, unless the class promises `dynamic`; then
+    `next_key` says what becomes of them. Equal keys leave in the order in which they became
+    free, and a request frees its blocks tail first. Blocks without a hash never reach a policy:
+    the pool reuses them before all others.
 
-    Subclasses that count or remember set `observes` and override the hooks.
+    Subclasses that count or remember set `observes` and override the hooks. What they remember
+    across evictions they keep by `CachedBlock.key`, which names content: it is the same when
+    the same tokens behind the same prefix are cached again.
     """
 
     promise: ClassVar[Promise] = Promise()
@@ -25,6 +28,15 @@ class Eviction:
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         """Rank of *block*, which *request* has just let go (None: never held)."""
         raise NotImplementedError
+
+    def next_key(self, key: Key) -> tuple[Picoseconds, Key] | None:
+        """When *key* of a unit that stays free turns into another, and into which.
+
+        None: never. Asked only of classes that promise `dynamic`, once for each key they gave.
+        From that time on (inclusive) the new key holds; the unit keeps its place in the order
+        of becoming free.
+        """
+        return None
 
     def on_insert(self, block: CachedBlock, request: Request | None) -> None:
         """A block entered the index."""

@@ -1,0 +1,48 @@
+"""Least frequently used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..errors import UnknownNameError
+from ..registry import eviction
+from ..types import CachedBlock, Picoseconds, Promise, Request
+from .base import Eviction, Key
+
+COUNTINGS = ("forget", "global")
+
+
+@eviction("lfu")
+@dataclass(slots=True)
+class Lfu(Eviction):
+    """The block with the fewest references; among equals, the one that is free for longest.
+
+    As LFUCache of Mooncake (Qin et al., FAST'25); the paper leaves the counting open.
+
+    Attributes:
+        counting: "forget" drops a block's count when it is evicted, "global" counts every
+            reference ever (memory grows with the distinct blocks of the run).
+    """
+
+    promise: ClassVar[Promise] = Promise(repeats=True, exportable=True)
+    observes: ClassVar[bool] = True
+
+    counting: str = "forget"
+    _references: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.counting not in COUNTINGS:
+            raise UnknownNameError("counting of lfu", self.counting, COUNTINGS)
+
+    def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
+        if self.counting == "forget":
+            return (block.hits,)
+        return (self._references.get(block.key, 0),)
+
+    def on_insert(self, block: CachedBlock, request: Request | None) -> None:
+        if self.counting == "global":
+            self._references[block.key] = self._references.get(block.key, 0) + 1
+
+    def on_hit(self, block: CachedBlock, request: Request | None) -> None:
+        self.on_insert(block, request)

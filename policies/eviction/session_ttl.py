@@ -1,0 +1,62 @@
+"""Keep an agent's KV while its tool runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import ClassVar
+
+from ..errors import InputError
+from ..registry import eviction
+from ..types import PS_PER_S, CachedBlock, Picoseconds, Promise, Request
+from .base import Eviction, Key
+
+UNPROTECTED: Key = (0,)
+
+
+@eviction("session-ttl")
+@dataclass(slots=True)
+class SessionTtl(Eviction):
+    """Least recently used, but KV of an agent that waits for its tool stays for a time to live.
+
+    After Continuum (Li et al., arXiv:2511.02230), which pins the KV of a request that ends in a
+    tool call for a time to live. Here a request that says how long its client will be away
+    (`Request.tool_time_s`) protects its blocks for factor × that time, at least `min_s` and at
+    most `max_s`. Protected blocks leave last, the earliest expiry first; the others, and those
+    whose time is up, leave in order of becoming free. Without such requests this is lru.
+
+    Attributes:
+        factor: time to live as a multiple of the predicted tool time; above 0.
+        min_s: shortest time to live, seconds.
+        max_s: longest time to live, seconds; at least `min_s`.
+    """
+
+    promise: ClassVar[Promise] = Promise(dynamic=True, exportable=True, tail_first=True)
+
+    factor: float = 2.0
+    min_s: float = 1.0
+    max_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not isfinite(value) or value < 0:
+                raise InputError(
+                    f"{item.name} of session-ttl ({value!r}) must be a finite number, 0 or more"
+                )
+        if self.factor == 0:
+            raise InputError(f"factor of session-ttl ({self.factor!r}) must be above 0")
+        if self.max_s < self.min_s:
+            raise InputError(
+                f"max_s of session-ttl ({self.max_s!r}) must not be below min_s ({self.min_s!r})"
+            )
+
+    def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
+        if request is None or request.tool_time_s < 0:
+            return UNPROTECTED
+        ttl_s = min(max(self.factor * request.tool_time_s, self.min_s), self.max_s)
+        return (1, now + round(ttl_s * PS_PER_S)) if ttl_s > 0 else UNPROTECTED
+
+    def next_key(self, key: Key) -> tuple[Picoseconds, Key] | None:
+        return (key[1], UNPROTECTED) if key[0] else None
