@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
+from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 from .errors import InputError, UnknownNameError
 
 T = TypeVar("T")
+
+BUILT_IN = ("disaggregation", "eviction", "routing", "scheduling")
 
 
 class Registry:
@@ -58,6 +61,8 @@ class Registry:
         if self._loaded:
             return
         self._loaded = True
+        for family in BUILT_IN:  # ours by name: a checkout without metadata has them too
+            import_module(f".{family}", __package__)
         for entry in entry_points(group="infersim.policies"):
             try:
                 entry.load()
@@ -80,7 +85,7 @@ class Registry:
             sys.modules[module_name] = module
             try:
                 spec.loader.exec_module(module)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 del sys.modules[module_name]
                 raise InputError(f"{file} does not import: {error!r}") from error
         cls = getattr(module, class_name, None)
