@@ -28,16 +28,19 @@ class Chains:
     """
 
     def __init__(self) -> None:
-        self._links: dict[tuple[int, int, int], int] = {}
+        self._links: dict[tuple[int, int, int, int], int] = {}
         self._roots: dict[tuple[str, str, str], int] = {}
 
     def root(self, model: str, lora: str, salt: str) -> int:
         """Namespace of a prompt: KV is never shared across models, adapters or salts."""
         return self._roots.setdefault((model, lora, salt), -1 - len(self._roots))
 
-    def link(self, previous: int, content: int, shift: int) -> int:
-        """The link of a text that starts at prompt position ``offset - shift``."""
-        return self._links.setdefault((previous, content, shift), len(self._links))
+    def link(self, previous: int, content: int, shift: int, start: int) -> int:
+        """The link of a run at prompt position *start*, offset *start* + *shift* of its text.
+
+        The start is part of it: 0-4 then 7-8 of a text, and 0-5 then 8-9, agree in shift.
+        """
+        return self._links.setdefault((previous, content, shift, start), len(self._links))
 
     def chain(
         self,
@@ -78,7 +81,7 @@ class Chain:
             previous = self.links[-1] if self.links else self.root
             if self.starts and self.starts[-1] == self.tokens:
                 raise ValueError("an empty run can only be the last of a chain")
-            self.links.append(self._chains.link(previous, content, shift))
+            self.links.append(self._chains.link(previous, content, shift, self.tokens))
             self.starts.append(self.tokens)
             self._last = (content, shift)
         self.tokens += tokens
