@@ -1,0 +1,112 @@
+"""Finding, reading and checking scenario files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..policies.errors import InputError, UnknownNameError
+from . import overrides
+from .document import MAX_BYTES, Document, parse
+from .explain import explained
+
+if TYPE_CHECKING:
+    from .schema.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A scenario file that was read, with the changes of the command line.
+
+    Attributes:
+        document: its data and places.
+        folders: what relative paths in it are searched in, in this order.
+    """
+
+    document: Document
+    folders: tuple[Path, ...]
+
+
+def shipped() -> list[str]:
+    """Names of the scenarios that come with infersim."""
+    folder = resources.files(__package__)
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
+
+
+def read(name: str, settings: Sequence[str] = (), seed: int | None = None) -> Source:
+    """The scenario in the file *name*, or the shipped one of that name.
+
+    Args:
+        name: a path, or a name from `shipped`.
+        settings: ``key=value`` each, applied in order.
+        seed: over the scenario's own.
+
+    Raises:
+        InputError: no such file, not YAML, or a setting that leads nowhere.
+    """
+    path = find(name)
+    document = parse(_bytes(path, name), name)
+    if document.data is None:
+        raise InputError(
+            "the file is empty", where=name, help="`infersim schema` says what it may hold"
+        )
+    if not isinstance(document.data, dict):
+        raise InputError(
+            "a scenario is a mapping of keys, e.g. name:, cluster:, workload:", where=name
+        )
+    for setting in settings:
+        document = overrides.apply_setting(document, setting)
+    if seed is not None:
+        document = overrides.changed(document, ("seed",), seed, f"--seed {seed}")
+    return Source(document, (path.parent.resolve(), Path.cwd()))
+
+
+def check(document: Document, folders: Sequence[Path]) -> Scenario:
+    """The scenario that *document* says.
+
+    Raises:
+        ScenarioError: everything that is wrong with it.
+    """
+    from pydantic import ValidationError
+
+    from .schema.scenario import Scenario
+
+    try:
+        return Scenario.model_validate_json(
+            json.dumps(document.data), strict=True, context={"folders": tuple(folders)}
+        )
+    except ValidationError as error:
+        raise explained(error, document) from None
+
+
+def find(name: str) -> Path:
+    """The file that *name* means.
+
+    Raises:
+        UnknownNameError: neither a file nor a shipped scenario.
+    """
+    path = Path(name)
+    if path.is_dir():
+        raise InputError(f"{name} is a folder, not a scenario file")
+    try:
+        if path.exists():
+            return path
+    except OSError as error:
+        raise InputError(f"{name[:80]} cannot be read: {error.strerror}") from None
+    if name in shipped():
+        return Path(str(resources.files(__package__) / f"{name}.yaml"))
+    if path.suffix or len(path.parts) > 1:
+        raise InputError(f"no file {name}", help=f"shipped scenarios: {', '.join(shipped())}")
+    raise UnknownNameError("scenario", name, shipped())
+
+
+def _bytes(path: Path, name: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror}") from None

@@ -1,0 +1,81 @@
+"""The ``cluster:`` of a scenario: pools of replicas, each with its GPU, model and engine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from ...policies.errors import InputError
+from ..explain import PartError
+from .base import Spec
+from .engine import Engine, EngineSpec
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+class PoolSpec(Spec):
+    """Replicas of one kind."""
+
+    name: str = Field(
+        default="serve", pattern=NAME, max_length=40, description="how reports call it"
+    )
+    role: Literal["both", "prefill", "decode"] = Field(
+        default="both", description="which part of a request it serves"
+    )
+    replicas: int = Field(
+        default=1, ge=1, le=4096, description="how many engines; each has tp × pp GPUs"
+    )
+    gpu: str = Field(description="a name from `infersim gpus`, or a YAML file of yours")
+    model: str = Field(description="a name from `infersim models`, or a YAML file of yours")
+    dtype: Literal["bf16", "fp16", "fp8", "int8", "fp4", "int4"] = Field(
+        default="bf16", description="of the weights"
+    )
+    kv_dtype: Literal["bf16", "fp16", "fp8", "int8"] = Field(
+        default="bf16", description="of the KV cache"
+    )
+    tp: int = Field(default=1, ge=1, le=1024, description="tensor-parallel GPUs of one replica")
+    pp: int = Field(default=1, ge=1, le=128, description="pipeline stages of one replica")
+    engine: Engine = Field(
+        default=EngineSpec(), description="a preset, or one and what differs from it"
+    )
+    block_size: int = Field(default=16, ge=1, le=4096, description="tokens in a KV block")
+    kv_blocks: int | Literal["unlimited"] | None = Field(
+        default=None, description="KV blocks of a replica; computed from the memory when left out"
+    )
+    memory_fraction: float = Field(
+        default=0.9, gt=0, le=1, description="share of the GPU's memory that the engine may use"
+    )
+
+
+class PoolsSpec(Spec):
+    """A cluster of several pools."""
+
+    pools: tuple[PoolSpec, ...] = Field(description="in any order")
+
+    @model_validator(mode="after")
+    def _fit(self) -> PoolsSpec:
+        if not self.pools:
+            raise PartError(InputError("a cluster needs at least one pool"), "pools")
+        seen: set[str] = set()
+        for i, pool in enumerate(self.pools):
+            if pool.name in seen:
+                raise PartError(InputError(f'two pools are named "{pool.name}"'), "pools", i)
+            seen.add(pool.name)
+        roles = {pool.role for pool in self.pools}
+        if roles in ({"prefill"}, {"decode"}):
+            missing = ({"prefill", "decode"} - roles).pop()
+            raise InputError(
+                f"a {roles.pop()} pool needs a {missing} pool", help=f"add one with role: {missing}"
+            )
+        return self
+
+
+def _shape(value: Any) -> str:
+    return "<pools>" if isinstance(value, dict) and "pools" in value else "<pool>"
+
+
+Cluster = Annotated[
+    Annotated[PoolSpec, Tag("<pool>")] | Annotated[PoolsSpec, Tag("<pools>")],
+    Discriminator(_shape),
+]

@@ -1,0 +1,127 @@
+"""The whole of a scenario file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..choice import Choice, Family
+from ..workload.spec import WorkloadSpec
+from .base import Short, Spec
+from .pool import NAME, Cluster, PoolSpec, PoolsSpec
+
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
+
+
+class PoliciesSpec(Spec):
+    """Which policies decide; each is a name, or a mapping with a name and parameters."""
+
+    scheduling: Annotated[Choice, Family("scheduling")] | None = Field(
+        default=None, description="a whole scheduler; the preset's own loop when left out"
+    )
+    order: Annotated[Choice, Family("order")] | None = Field(
+        default=None, description="who is admitted first; the preset's when left out"
+    )
+    victim: Annotated[Choice, Family("victim")] | None = Field(
+        default=None, description="who is preempted first; the preset's when left out"
+    )
+    eviction: Annotated[Choice, Family("eviction")] | None = Field(
+        default=None, description="which cached KV leaves first; the preset's when left out"
+    )
+    routing: Annotated[Choice, Family("routing")] | None = Field(
+        default=None, description="which replica serves a request; round-robin when left out"
+    )
+    disaggregation: Annotated[Choice, Family("disaggregation")] | None = Field(
+        default=None,
+        description="where prefill and decode run; by the roles of the pools when left out",
+    )
+
+
+class LinkSpec(Spec):
+    """A link with one transfer at a time, first come first served."""
+
+    name: str | None = Field(default=None, description="a name from `infersim links`")
+    latency_s: float | None = Field(default=None, ge=0, le=60, description="before the first byte")
+    bandwidth_gbps: float | None = Field(
+        default=None, gt=0, le=1e9, description="gigabits per second, one direction"
+    )
+
+
+class LinksSpec(Spec):
+    """What connects the pools."""
+
+    kv: Annotated[LinkSpec, Short("name")] | None = Field(
+        default=None, description="what KV moves over from prefill to decode"
+    )
+
+
+class SloSpec(Spec):
+    """Limits that a request has to meet to count as goodput."""
+
+    ttft_s: Seconds | None = Field(default=None, description="first token − arrival, seconds")
+    tpot_s: Seconds | None = Field(
+        default=None, description="seconds per output token after the first"
+    )
+    e2e_s: Seconds | None = Field(default=None, description="last token − arrival, seconds")
+
+
+class PricesSpec(Spec):
+    """What things cost, for cost per million tokens."""
+
+    gpu_hour_usd: float = Field(gt=0, le=1e6, description="one GPU for one hour, US dollars")
+
+
+class LimitsSpec(Spec):
+    """When the run stops taking new work; what is under way is finished."""
+
+    requests: int | None = Field(
+        default=None, ge=1, le=10**9, description="so many requests arrived"
+    )
+    duration_s: Seconds | None = Field(
+        default=None, description="so much simulated time passed, seconds"
+    )
+
+
+class RouterSpec(Spec):
+    """What the router knows."""
+
+    signal_age_s: float = Field(
+        default=0.0, ge=0, le=3600, description="age of the replicas' reports that it sees, seconds"
+    )
+
+
+class Scenario(Spec):
+    """One scenario: a cluster, what its clients do, and what decides."""
+
+    name: str = Field(pattern=NAME, max_length=80, description="names the folder of the run")
+    description: str = Field(default="", max_length=4000, description="what the scenario asks")
+    seed: int = Field(default=0, ge=0, lt=1 << 63, description="of every random stream")
+    cluster: Cluster = Field(description="one pool, or pools: with a list of them")
+    links: LinksSpec = Field(default=LinksSpec(), description="what connects the pools")
+    workload: WorkloadSpec = Field(description="what clients do")
+    policies: PoliciesSpec = Field(default=PoliciesSpec(), description="what decides")
+    router: RouterSpec = Field(default=RouterSpec(), description="what the router knows")
+    limits: LimitsSpec = Field(default=LimitsSpec(), description="when to stop taking new work")
+    warm_up_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e9,
+        description="requests that arrive before this are not in the metrics",
+    )
+    slo: SloSpec = Field(default=SloSpec(), description="limits for goodput and for exit code 3")
+    prices: PricesSpec | None = Field(default=None, description="what things cost")
+    compare: dict[str, Any] | None = Field(
+        default=None,
+        description="lists of values by dotted key, every combination a cell; "
+        "or cells: with named cells of {key: value}",
+    )
+
+    @property
+    def pools(self) -> tuple[PoolSpec, ...]:
+        """The pools, also where the cluster is written flat."""
+        return self.cluster.pools if isinstance(self.cluster, PoolsSpec) else (self.cluster,)
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data that loads as the same scenario, with every default filled in."""
+        return self.model_dump(mode="json", exclude_none=True)
