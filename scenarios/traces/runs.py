@@ -1,0 +1,61 @@
+"""Block ids as runs: a prompt of a thousand blocks is rarely more than a few runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...policies.errors import InputError
+from .rows import Run
+
+MAX_ID = 1 << 62
+
+
+def runs_of(ids: object, where: str) -> tuple[Run, ...]:
+    """Cut a list of block ids into runs of consecutive ones.
+
+    Raises:
+        InputError: not a list, an entry that is no integer, or one outside 0 .. 2**62.
+    """
+    if not isinstance(ids, list):
+        raise InputError(f"hash_ids must be a list of integers, found {_short(ids)}", where=where)
+    if not ids:
+        return ()
+    if set(map(type, ids)) != {int}:
+        bad = next(i for i in ids if type(i) is not int)
+        raise InputError(f"hash_ids must be integers, found {_short(bad)}", where=where)
+    try:
+        array = np.array(ids, dtype=np.int64)
+    except OverflowError:
+        array = np.array([-1])
+    if array.min() < 0 or array.max() > MAX_ID:
+        bad = next(i for i in ids if not 0 <= i <= MAX_ID)
+        raise InputError(f"hash_ids must lie in 0 .. 2**62, found {_short(bad)}", where=where)
+    return _cut(array)
+
+
+def cut(ids: list[int]) -> tuple[Run, ...]:
+    """Runs of a list of at least one id, unchecked."""
+    return _cut(np.array(ids, dtype=np.int64))
+
+
+def _cut(array: npt.NDArray[np.int64]) -> tuple[Run, ...]:
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(array) != 1) + 1))
+    lengths = np.diff(np.append(starts, len(array)))
+    return tuple(zip(array[starts].tolist(), lengths.tolist(), strict=True))
+
+
+def check_cover(runs: tuple[Run, ...], tokens: int, block_size: int, where: str) -> None:
+    """Refuse ids that are neither floor nor ceiling of *tokens* / *block_size* many."""
+    blocks = sum(length for _, length in runs)
+    if blocks not in (tokens // block_size, -(-tokens // block_size)):
+        raise InputError(
+            f"{blocks} hash_ids of {block_size} tokens do not fit a prompt of {tokens} tokens",
+            where=where,
+            help=f"{-(-tokens // block_size)} are expected; is the block size another?",
+        )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
