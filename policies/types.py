@@ -97,6 +97,9 @@ class SequenceView(Protocol):
         """Prompt plus every token sampled so far."""
     @property
     def preemptions(self) -> int: ...
+    @property
+    def is_chunk(self) -> bool:
+        """Whether its last step left known tokens uncomputed (it is in the middle of prefill)."""
 
 
 class CachedBlock(NamedTuple):

@@ -1,0 +1,140 @@
+"""What a scheduling policy is shown and how it speaks: the view and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import ClassVar, NamedTuple, Protocol
+
+from ..types import Picoseconds, Promise, SequenceView
+
+
+class Prefix(NamedTuple):
+    """What of a prompt need not be computed.
+
+    Attributes:
+        tokens: computed tokens if admitted now: local, remote, or kept from before.
+        asynchronous: part of it must be fetched first; use `Step.load`, not `Step.admit`.
+        may_grow: a running request may extend the hit by filling its next block.
+    """
+
+    tokens: int
+    asynchronous: bool
+    may_grow: bool
+
+
+class ReplicaView(Protocol):
+    """One replica at a step boundary, read-only."""
+
+    @property
+    def now(self) -> Picoseconds: ...
+    @property
+    def running(self) -> Collection[SequenceView]:
+        """The batch, in order of admission."""
+    @property
+    def prefilling(self) -> Collection[SequenceView]:
+        """The part of `running` that does not simply decode, in order of admission."""
+    @property
+    def waiting_count(self) -> int:
+        """Requests outside the batch, those whose KV is on its way included."""
+    @property
+    def waiting_ready_count(self) -> int:
+        """Those of them that were not put aside by their own state or limits."""
+    @property
+    def decoding(self) -> bool:
+        """Whether some running request has its whole prompt computed."""
+    @property
+    def executed_steps(self) -> int: ...
+    @property
+    def max_num_seqs(self) -> int: ...
+    @property
+    def max_num_batched_tokens(self) -> int: ...
+
+
+class Step(Protocol):
+    """One step being planned: a transaction. Every call is checked and takes effect at once.
+
+    Raises:
+        IllegalPlanError: on any call that the engine could not carry out.
+    """
+
+    budget: int  #: tokens that the step may still compute
+
+    def take_decodes(self, *, alone: bool) -> bool:
+        """Give every decoding request its token, if all fit and order cannot matter.
+
+        Args:
+            alone: refuse when other running requests could preempt them in this step.
+
+        Returns:
+            True: what is left of the batch is `ReplicaView.prefilling`. False: nothing was taken,
+            go through `ReplicaView.running` one by one.
+        """
+    def wanted(self, seq: SequenceView) -> int:
+        """Tokens that would bring a running request up to date; 0 when it surely ends."""
+    def encodable(self, seq: SequenceView, start: int, tokens: int) -> int:
+        """*tokens* from position *start* on, cut to what the encoder's limits allow."""
+    def take(self, seq: SequenceView, tokens: int) -> bool:
+        """Compute *tokens* of a running request; False when KV cannot hold them."""
+    def preempt(self, seq: SequenceView) -> None:
+        """Free a running request's KV and send it back to wait (recompute)."""
+    def next_waiting(self) -> SequenceView | None:
+        """The next request that may be admitted; those that may not yet are put aside."""
+    def prefix(self, seq: SequenceView) -> Prefix | None:
+        """What of its prompt is there already; None: not known yet (put aside)."""
+    def padding(self, left: int, computed: int) -> int:
+        """Rows that speculation adds to a request admitted with one token left; else 0."""
+    def put_aside(self, seq: SequenceView) -> None:
+        """Pass over a waiting request in this step; it keeps its place in the line."""
+    def admit(
+        self, seq: SequenceView, tokens: int, *, whole: bool, watermark: float, drafts: int = 0
+    ) -> bool:
+        """Move a waiting request into the batch and compute *tokens* of it.
+
+        Args:
+            whole: all its known tokens must fit in KV, not only this chunk.
+            watermark: share of KV to leave free, when the batch is not empty.
+            drafts: padding rows among *tokens* (speculative decoding).
+
+        Returns:
+            False when KV cannot hold it; nothing changed then.
+        """
+    def load(self, seq: SequenceView, *, whole: bool, watermark: float) -> bool:
+        """Start fetching its remote KV; it waits outside the batch. False: KV cannot hold it."""
+
+
+class Scheduler(Protocol):
+    """A whole scheduling policy."""
+
+    promise: ClassVar[Promise]
+
+    def schedule(self, view: ReplicaView, step: Step) -> None:
+        """Plan one step."""
+    def repeats(self, view: ReplicaView) -> bool:
+        """Whether the step just planned, if it only decodes, would be planned again and again.
+
+        That is: until a request arrives, ends or runs short of KV, or a transfer completes.
+        """
+
+
+class Order(Protocol):
+    """Who waits in front of whom: smallest key first, ties by arrival."""
+
+    promise: ClassVar[Promise]
+
+    def key(self, seq: SequenceView, now: Picoseconds) -> tuple[float | int | str, ...]:
+        """Rank of a waiting request."""
+
+
+class Victim(Protocol):
+    """Who gives up its KV when it runs out: highest score first, ties to the later admitted."""
+
+    promise: ClassVar[Promise]
+
+    def score(self, seq: SequenceView, position: int) -> tuple[float | int | str, ...]:
+        """How much *seq*, admitted as number *position* of the batch, deserves it."""
+
+
+def choose_victim(victim: Victim, running: Sequence[SequenceView]) -> SequenceView:
+    """The running request that *victim* gives up."""
+    scored = [(victim.score(seq, i), i) for i, seq in enumerate(running)]
+    return running[max(scored)[1]]

@@ -1,0 +1,1 @@
+"""Replays decisions recorded from real engines through the objects that the simulator uses."""

@@ -1,0 +1,30 @@
+"""Where a replica meets KV that lives elsewhere: vLLM's KV connector, without its worker half."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from .sequence import Sequence
+
+
+class Remote(NamedTuple):
+    """KV that is to be had elsewhere.
+
+    Attributes:
+        tokens: prompt tokens beyond the local hit.
+        asynchronous: they arrive later, while the sequence waits outside the batch.
+    """
+
+    tokens: int
+    asynchronous: bool
+
+
+class Connector(Protocol):
+    """The scheduler's half of vLLM's KVConnectorBase_V1."""
+
+    def matched(self, seq: Sequence, local_tokens: int) -> Remote | None:
+        """What is to be had beyond *local_tokens*; None: not known yet, ask again."""
+    def allocated(self, seq: Sequence, remote: Remote) -> None:
+        """Blocks stand ready for *remote* (0 tokens: nothing will be fetched)."""
+    def finished(self, seq: Sequence) -> bool:
+        """*seq* ended here; True keeps its blocks until `Replica.sent` (somebody reads them)."""

@@ -1,0 +1,1 @@
+"""Paged KV: the pool of blocks, the prefix index over it, and the order of eviction."""

@@ -1,0 +1,206 @@
+"""KV block by block: ids, reference counts, any eviction policy (vLLM 0.33 `block_pool.py`)."""
+
+from __future__ import annotations
+
+from ....policies.eviction.base import Eviction
+from ....policies.types import CachedBlock, Picoseconds
+from ..content import BLOCK_INDEX_BITS
+from ..sequence import Sequence
+from .face import Hit
+from .idle import IdleOrder
+
+_NO_HIT = Hit(0, 0, False, ())
+
+
+class BlockPool:
+    """One entry, one reference count and one place in the order of eviction per block.
+
+    Free blocks without a hash are reused first, last freed first; then cached blocks in the order
+    of the eviction policy. Ids count from 1, as vLLM keeps block 0 for padding.
+
+    Args:
+        blocks: usable blocks.
+        block_size: tokens in a block.
+        eviction: ranks cached blocks that nobody holds.
+        caching: False turns the prefix index off.
+    """
+
+    lazy = False
+
+    def __init__(
+        self, blocks: int, block_size: int, eviction: Eviction, *, caching: bool = True
+    ) -> None:
+        self.total = self.free = blocks
+        self.block_size = block_size
+        self.now: Picoseconds = 0
+        self.frontier = 0
+        self.evicted = 0
+        self.evicted_keys: list[int] | None = None  #: log of evictions, when set to a list
+        self.stored: list[tuple[Sequence, int, int]] | None = None  #: log of commits, likewise
+        self.caching = caching
+        self._eviction = eviction
+        self._blank: list[int] = []  # freed blocks without a hash, next to reuse last
+        self._fresh = 1  # ids from here on were never used
+        self._ref: list[int] = [0]
+        self._key: list[int | None] = [None]
+        self._hits: list[int] = [0]
+        self._inserted: list[int] = [0]
+        self._insertions = 0
+        self._index: dict[int, int] = {}  # key -> its earliest block
+        self._twins: dict[int, list[int]] = {}  # key -> later blocks with the same content
+        self._idle: IdleOrder[int] = IdleOrder(eviction)
+
+    # ---- lookup -------------------------------------------------------------------------------
+
+    def match(self, seq: Sequence, limit_tokens: int) -> Hit:
+        """The longest cached prefix of *seq* within its first *limit_tokens*. No side effects."""
+        if not self.caching:
+            return _NO_HIT
+        index, ref = self._index, self._ref
+        path: list[int] = []
+        idle = 0
+        for key in seq.chain.block_keys(0, limit_tokens // self.block_size, self.block_size):
+            block = index.get(key)
+            if block is None:
+                break
+            path.append(block)
+            if not ref[block]:
+                idle += 1
+        return Hit(len(path), idle, False, path)
+
+    # ---- holding and letting go ---------------------------------------------------------------
+
+    def acquire(self, seq: Sequence, hit: Hit | None, blocks: int) -> None:
+        """Hold the hit and as many new blocks as make *blocks* in all; they must be free."""
+        if hit is not None and hit.blocks:
+            self._touch(seq, hit)
+        table = seq.table
+        for _ in range(blocks - len(table)):
+            table.append(self._take())
+        seq.blocks = len(table)
+
+    def _touch(self, seq: Sequence, hit: Hit) -> None:
+        observes = self._eviction.observes
+        for block in hit.path:
+            if not self._ref[block]:
+                self._idle.remove(block)
+                self.free -= 1
+            self._ref[block] += 1
+            self._hits[block] += 1
+            if observes:
+                self._eviction.on_hit(self._cached(block), seq.request)
+        seq.table.extend(hit.path)
+        seq.committed = hit.blocks
+
+    def _take(self) -> int:
+        self.free -= 1
+        if self._blank:
+            block = self._blank.pop()
+        elif self._fresh <= self.total:
+            block = self._fresh
+            self._fresh += 1
+            self._ref.append(1)
+            self._key.append(None)
+            self._hits.append(0)
+            self._inserted.append(0)
+            return block
+        else:
+            block = self._idle.pop(self.now)
+            self._unindex(block)
+            self.evicted += 1
+        self._ref[block] = 1
+        return block
+
+    def release(self, seq: Sequence) -> None:
+        """Let go of everything, tail first."""
+        blanks: list[int] = []
+        for block in reversed(seq.table):
+            self._ref[block] -= 1
+            if self._ref[block]:
+                continue
+            self.free += 1
+            if self._key[block] is None:
+                blanks.append(block)
+            else:
+                key = self._eviction.key(self._cached(block), seq.request, self.now)
+                self._idle.add(block, key)
+        self._blank.extend(reversed(blanks))
+        seq.table = []
+        seq.blocks = seq.committed = 0
+
+    def _cached(self, block: int) -> CachedBlock:
+        key = self._key[block]
+        assert key is not None
+        position = key & ((1 << BLOCK_INDEX_BITS) - 1)
+        return CachedBlock(key, position, 1, self._hits[block], self._inserted[block])
+
+    # ---- the prefix index ---------------------------------------------------------------------
+
+    def commit(self, seq: Sequence, tokens: int) -> None:
+        """Put the full blocks among the first *tokens* into the index."""
+        first, last = seq.committed, min(tokens // self.block_size, len(seq.table))
+        if last <= first or not self.caching:
+            return
+        observes = self._eviction.observes
+        keys = seq.chain.block_keys(first, last, self.block_size)
+        for block, key in zip(seq.table[first:last], keys, strict=True):
+            self._key[block] = key
+            self._hits[block] = 0
+            self._insertions += 1
+            self._inserted[block] = self._insertions
+            if self._index.setdefault(key, block) != block:
+                self._twins.setdefault(key, []).append(block)
+            if observes:
+                self._eviction.on_insert(self._cached(block), seq.request)
+        seq.committed = last
+        if self.stored is not None:
+            self.stored.append((seq, first, last))
+
+    def _unindex(self, block: int) -> None:
+        key = self._key[block]
+        assert key is not None
+        if self.evicted_keys is not None:
+            self.evicted_keys.append(key)
+        if self._eviction.observes:
+            self._eviction.on_evict(self._cached(block))
+        self._key[block] = None
+        twins = self._twins.get(key)
+        if twins is None:
+            del self._index[key]
+            return
+        if self._index[key] == block:
+            self._index[key] = twins.pop(0)
+        else:
+            twins.remove(block)
+        if not twins:
+            del self._twins[key]
+
+    def forget(self, seq: Sequence, first_block: int) -> None:
+        """Take blocks from *first_block* on out of the index: their KV is bad."""
+        for block in seq.table[first_block:]:
+            if self._key[block] is not None:
+                self._unindex(block)
+        seq.committed = min(seq.committed, first_block)
+
+    # ---- the decode group: every member grows block by block ------------------------------------
+
+    def reserve(self, blocks: int) -> None:
+        """Lazy pools only."""
+        raise NotImplementedError("a block pool grows each sequence by `acquire`")
+
+    def join(self, seq: Sequence) -> None:
+        """Nothing to prepare: the replica grows members one by one."""
+
+    def leave(self, seq: Sequence, blocks: int, committed: int) -> None:
+        """Nothing to settle."""
+
+    @property
+    def cached_idle(self) -> int:
+        """Free blocks that still hold reusable KV."""
+        return len(self._idle)
+
+    def queue(self) -> list[tuple[int, bool]]:
+        """Free blocks in order of reuse, each with whether it holds reusable KV."""
+        blanks = [(block, False) for block in reversed(self._blank)]
+        fresh = [(block, False) for block in range(self._fresh, self.total + 1)]
+        return [*blanks, *fresh, *((block, True) for block in self._idle.units())]

@@ -1,0 +1,70 @@
+"""Idle cached units in the order in which an eviction policy lets them go."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import Generic, TypeVar
+
+from ....policies.eviction.base import Eviction, Key
+from ....policies.types import Picoseconds
+
+U = TypeVar("U")
+
+
+class IdleOrder(Generic[U]):
+    """A priority queue of units by (key, order of becoming idle), with removal.
+
+    Entries that were removed or whose key turned stay in the heap until they surface or
+    outnumber the live ones.
+
+    Args:
+        eviction: says when keys turn into others, if it is dynamic.
+    """
+
+    def __init__(self, eviction: Eviction) -> None:
+        self._next_key = eviction.next_key if eviction.promise.dynamic else None
+        self._heap: list[tuple[Key, int, U]] = []
+        self._live: dict[U, tuple[Key, int]] = {}  # unit -> its valid entry
+        self._turns: list[tuple[Picoseconds, int, U, Key]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def add(self, unit: U, key: Key) -> None:
+        """*unit* became idle with this key."""
+        self._count += 1
+        self._enter(unit, key, self._count)
+        if len(self._heap) > 2 * len(self._live) + 64:
+            self._heap = [(k, count, u) for u, (k, count) in self._live.items()]
+            heapify(self._heap)
+
+    def _enter(self, unit: U, key: Key, count: int) -> None:
+        self._live[unit] = (key, count)
+        heappush(self._heap, (key, count, unit))
+        if self._next_key is not None:
+            turn = self._next_key(key)
+            if turn is not None:
+                heappush(self._turns, (turn[0], count, unit, turn[1]))
+
+    def remove(self, unit: U) -> None:
+        """*unit* is held again, or gone."""
+        del self._live[unit]
+
+    def pop(self, now: Picoseconds) -> U:
+        """Take the unit that leaves first."""
+        while self._turns and self._turns[0][0] <= now:
+            _, count, unit, key = heappop(self._turns)
+            entry = self._live.get(unit)
+            if entry is not None and entry[1] == count:
+                self._enter(unit, key, count)
+        while True:
+            key, count, unit = heappop(self._heap)
+            if self._live.get(unit) == (key, count):
+                del self._live[unit]
+                return unit
+
+    def units(self) -> list[U]:
+        """All idle units, the first to leave first."""
+        entries = [(key, count, unit) for unit, (key, count) in self._live.items()]
+        return [unit for _, _, unit in sorted(entries, key=lambda e: e[:2])]

@@ -1,0 +1,506 @@
+"""One engine replica: its queues, its KV and its steps in flight. The host brings the clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from ...policies.scheduling.base import Scheduler
+from ...policies.types import Picoseconds
+from .config import EngineLimits
+from .connector import Connector
+from .encoder import EncoderCache
+from .group import DecodeGroup
+from .kv.face import KVPool
+from .plan import Chunk, StepPlan
+from .queue import WaitingQueue
+from .records import GapHistogram
+from .sequence import Sequence, Status
+from .step import StepBuilder
+
+UNLIMITED = 1 << 60
+
+
+class Replica:
+    """State of one replica between decisions; both hosts drive exactly this object.
+
+    A host calls `submit`, `schedule`, and after the plan's time has passed `finish`. With
+    asynchronous scheduling it schedules once more before it finishes (`EngineLimits`).
+
+    Args:
+        limits: what the engine was started with.
+        pool: its KV.
+        scheduler: its policy.
+        make_queue: builds the waiting line (called twice: vLLM keeps one for KV holders).
+        connector: where remote KV comes from; None: nowhere.
+        accept: how many of a sequence's drafts the model accepts (speculation).
+        gaps: where gaps between tokens are logged. Those of the decode group are the host's to
+            log: it knows the times of the steps of a leap.
+    """
+
+    def __init__(
+        self,
+        limits: EngineLimits,
+        pool: KVPool,
+        scheduler: Scheduler,
+        make_queue: Callable[[], WaitingQueue],
+        *,
+        connector: Connector | None = None,
+        accept: Callable[[Sequence, int], int] | None = None,
+        gaps: GapHistogram | None = None,
+    ) -> None:
+        self.limits, self.pool, self.scheduler = limits, pool, scheduler
+        self.connector, self._accept = connector, accept
+        self.waiting = make_queue()
+        self.holding = make_queue()  # waiting, but already owning KV
+        self.running: dict[Sequence, None] = {}
+        self.explicit: dict[Sequence, None] = {}  # running, but not in the group
+        self.group = DecodeGroup(limits.block_size)
+        self.encoder = EncoderCache(limits.encoder_cache_size or UNLIMITED)
+        self.step_index = 0
+        self.in_flight: deque[StepPlan] = deque()
+        self.inflight_prefills: dict[Sequence, None] = {}
+        self.deferred: dict[Sequence, None] = {}  # put aside and not admitted since
+        self.sending: dict[Sequence, None] = {}  # finished, blocks still being read
+        self.now: Picoseconds = 0
+        self.log_members = False
+        self.unsettled = False  # the last schedule met something that changes with each step
+        self.finished: list[Sequence] = []  #: ended since the host last looked
+        self._received: dict[Sequence, bool] = {}  # load done -> whether it failed
+        self._ends: dict[int, list[Sequence]] = {}  # step -> group members that sample their last
+        self._leaves: dict[int, list[Sequence]] = {}  # step -> members to leave before it
+        self._edges: list[int] = []  # heap of the keys of both
+        self._admitted = 0
+        self._lag = 1 if limits.async_scheduling else 0
+        self.gaps = gaps if gaps is not None else GapHistogram()
+        #: what chunks answered in the last finish: sequence, tokens, whether it was running
+        self.emitted: list[tuple[Sequence, int, bool]] = []
+        self.last_finish_ps: Picoseconds = 0
+
+    # ---- what policies see ----------------------------------------------------------------------
+
+    @property
+    def prefilling(self) -> list[Sequence]:
+        """The part of `running` that does not simply decode, in order of admission."""
+        return list(self.explicit)
+
+    @property
+    def waiting_count(self) -> int:
+        """Requests outside the batch, those whose KV is on its way included."""
+        return len(self.waiting) + len(self.holding)
+
+    @property
+    def waiting_ready_count(self) -> int:
+        """Those of them that were not put aside since they came."""
+        return self.waiting_count - len(self.deferred)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether some running request has its whole prompt computed."""
+        return self.group.size > 0 or any(not seq.is_chunk for seq in self.explicit)
+
+    @property
+    def executed_steps(self) -> int:
+        """Steps that computed something, so far."""
+        return self.step_index
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Most sequences in the batch."""
+        return self.limits.max_num_seqs
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """Token budget of a step."""
+        return self.limits.max_num_batched_tokens
+
+    # ---- what the host calls ----------------------------------------------------------------------
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether anything is waiting or running."""
+        return bool(self.running or self.waiting or self.holding)
+
+    def submit(self, seq: Sequence) -> None:
+        """A request arrives."""
+        seq.replica = self
+        self.waiting.add(seq)
+
+    def schedule(self, now: Picoseconds) -> StepPlan:
+        """Let the policy plan the next step; a plan of 0 tokens is not executed."""
+        self.now = self.pool.now = now
+        self.settle()
+        for seq in self._leaves.pop(self.step_index, ()):
+            if seq.base is not None and seq.fin == self.step_index - 1:  # else it left since
+                self._leave_group(seq)
+        self.unsettled = False
+        self.waiting.refresh()
+        step = StepBuilder(self)
+        self.scheduler.schedule(self, step)
+        return step.close()
+
+    def begin(self, plan: StepPlan) -> None:
+        """The plan is closed and goes to the device: positions count as computed from here on."""
+        if self.group.size and not plan.group:
+            self.spread_group()  # members that got no token no longer advance with the steps
+        self.step_index += 1
+        self._advance_frontier(self.step_index - self._lag)
+        self.in_flight.append(plan)
+        for chunk in plan.chunks:
+            seq = chunk.seq
+            seq.computed += chunk.tokens
+            seq.in_flight += chunk.tokens
+            seq.is_chunk = not chunk.samples
+            if not chunk.samples:
+                continue
+            self.inflight_prefills.pop(seq, None)
+            if self._lag:
+                seq.placeholders += 1 + chunk.drafts
+                seq.drafts = self.limits.num_spec_tokens
+            self._try_to_join(seq)
+
+    def repeats(self, plan: StepPlan) -> int:
+        """How many times *plan*, just begun, is taken before the next decision can differ."""
+        before = self.in_flight[0]
+        if (
+            not plan.pure_decode
+            or self.unsettled
+            or (before is not plan and (not before.pure_decode or before.index in self._ends))
+            or not self.scheduler.repeats(self)
+        ):
+            return 1
+        edges = self._edges
+        while edges and edges[0] <= plan.index:
+            heappop(edges)
+        most = edges[0] - plan.index
+        return 1 + self.group.steps_within(self.step_index, self.pool.free, most - 1)
+
+    def finish(self, plan: StepPlan, now: Picoseconds, steps: int = 1) -> None:
+        """The first *steps* steps of the oldest plan in flight are computed: account for them.
+
+        What is left of a repeated plan stays in flight.
+        """
+        self.now = self.pool.now = now
+        if plan.repeat > 1:
+            self._take_repeats(plan)
+        if steps < plan.repeat:
+            plan.index += steps
+            plan.repeat -= steps
+            last = plan.index - 1
+        else:
+            last = plan.index + plan.repeat - 1
+            self.in_flight.popleft()
+        self.settle()
+        self._advance_frontier(last + 1)
+        self.emitted = []
+        ended = [chunk.seq for chunk in plan.chunks if self._account(chunk, now)]
+        self.last_finish_ps = now
+        for seq in self._ends.pop(last, ()):
+            self._leave_group(seq)
+            seq.known = seq.last_token
+            ended.append(seq)
+        if len(ended) > 1:
+            ended.sort(key=lambda seq: seq.run_number)
+        for seq in ended:
+            self._end(seq)
+
+    def abort(self, seq: Sequence) -> None:
+        """The client went away (or the request fails): forget the request wherever it is."""
+        self.settle()
+        if seq.status is Status.RUNNING:
+            if seq.base is not None:
+                self._leave_group(seq)
+            del self.running[seq]
+            self.explicit.pop(seq, None)
+        else:
+            self.leave_line(seq)
+        loading = seq.status is Status.LOADING and seq not in self._received
+        self._received.pop(seq, None)
+        self._close(seq, keep_blocks=loading)
+
+    def received(self, seq: Sequence, bad_block: int | None = None) -> bool:
+        """The KV that *seq* waits for is here, all or (from *bad_block* on) not.
+
+        Returns:
+            Whether the request must end in error (`EngineLimits.fail_on_load_error`).
+        """
+        if seq.status is Status.FINISHED:
+            self.release(seq)
+            return False
+        if bad_block is not None:
+            seq.computed = min(seq.computed, bad_block * self.limits.block_size)
+        self._received[seq] = bad_block is not None
+        return bad_block is not None and self.limits.fail_on_load_error
+
+    def sent(self, seq: Sequence) -> None:
+        """Whoever read the finished request's blocks has them now."""
+        del self.sending[seq]
+        self.release(seq)
+
+    def release(self, seq: Sequence) -> None:
+        """Free the blocks of a sequence that is not running."""
+        self.settle()
+        self.pool.release(seq)
+
+    # ---- what the step builder calls ----------------------------------------------------------------
+
+    def start(self, seq: Sequence, computed: int) -> None:
+        """*seq* joins the batch with *computed* positions in KV."""
+        seq.status = Status.RUNNING
+        seq.computed = computed
+        seq.run_number = self._admitted = self._admitted + 1
+        if seq.scheduled_ps < 0:
+            seq.scheduled_ps = self.now
+        self.deferred.pop(seq, None)
+        self.running[seq] = self.explicit[seq] = None
+
+    def preempt(self, seq: Sequence) -> None:
+        """Free what *seq* holds and send it to the front of the line, to be computed again."""
+        self.pool.release(seq)
+        self.encoder.release(seq)
+        self.inflight_prefills.pop(seq, None)
+        del self.running[seq]
+        self.explicit.pop(seq, None)
+        seq.recomputed += seq.computed
+        seq.status = Status.PREEMPTED
+        seq.computed = seq.drafts = seq.placeholders = 0
+        seq.stale = seq.in_flight
+        seq.preemptions += 1
+        self.waiting.put_back(seq)
+
+    def loaded(self, seq: Sequence) -> bool:
+        """Whether the KV that *seq* waits for has come; if so it may be admitted."""
+        failed = self._received.pop(seq, None)
+        if failed is None:
+            return False
+        if failed and not seq.computed:
+            self.pool.release(seq)  # it starts over, and asks the connector again
+        else:
+            self.pool.commit(seq, seq.computed)
+        if seq.computed == seq.known:
+            seq.computed -= 1  # the last token is computed here, to sample the next
+        seq.status = Status.PREEMPTED if seq.preemptions else Status.WAITING
+        return True
+
+    def leave_line(self, seq: Sequence) -> None:
+        """Take *seq* out of the waiting line it stands in."""
+        for line in (self.holding, self.waiting):
+            if line and line.peek() is seq:
+                line.pop()
+                return
+        line = self.holding if any(other is seq for other in self.holding) else self.waiting
+        line.remove(seq)
+
+    def put_aside_back(self, aside: list[Sequence]) -> None:
+        """Requests that a step passed over return to the front, those that own KV apart."""
+        if not aside:
+            return
+        owners = [seq for seq in aside if seq.computed or seq.status is Status.LOADING]
+        self.holding.put_aside_back(owners)
+        self.waiting.put_aside_back(seq for seq in aside if seq not in owners)
+
+    def remaining_blocks(self, seq: Sequence) -> int:
+        """Blocks that a prefill in flight still needs, and those of its first decode."""
+        limits = self.limits
+        tokens = min(seq.known, limits.max_model_len)
+        if limits.num_spec_tokens:
+            tokens += 1 + limits.num_spec_tokens + limits.lookahead_tokens
+        return max(-(-tokens // limits.block_size) - seq.blocks, 0)
+
+    # ---- accounting ---------------------------------------------------------------------------------
+
+    def _account(self, chunk: Chunk, now: Picoseconds) -> bool:
+        """Book one chunk's outcome (vLLM `update_from_output`); True when its request ended."""
+        seq = chunk.seq
+        if seq.base is not None:  # it decodes in the group since: only its token is news
+            if chunk.samples:
+                self._emit(seq, 1, now)
+            return False
+        seq.in_flight -= chunk.tokens
+        stale = seq.stale > 0
+        if stale:
+            seq.stale -= chunk.tokens
+        if seq.status is Status.FINISHED:
+            return False
+        emitted = 0
+        if chunk.samples:
+            emitted = 1
+            if chunk.drafts:
+                emitted += self._accept(seq, chunk.drafts) if self._accept else 0
+                rejected = chunk.drafts + 1 - emitted
+                if not stale:
+                    seq.computed -= rejected if seq.computed else 0
+                    seq.placeholders -= rejected if seq.placeholders else 0
+        if seq.request.items:
+            self.encoder.release_passed(seq, seq.computed - seq.placeholders)
+        if not emitted:
+            return False
+        kept = min(emitted, seq.last_token - seq.known)
+        seq.known += kept
+        self._emit(seq, kept, now)
+        ended = seq.known >= seq.last_token
+        if not stale:
+            seq.computed -= emitted - kept
+            awaited = seq.placeholders > 0
+            if awaited:
+                seq.placeholders -= emitted
+            if seq.status is Status.RUNNING and (awaited or self.limits.num_spec_tokens):
+                self.pool.commit(seq, min(seq.computed - seq.in_flight, seq.known))
+        if not self._lag and not ended:
+            seq.drafts = self.limits.num_spec_tokens
+        return ended
+
+    def _emit(self, seq: Sequence, tokens: int, now: Picoseconds) -> None:
+        self.emitted.append((seq, tokens, seq.status is Status.RUNNING))
+        if seq.first_token_ps < 0:
+            seq.first_token_ps = now
+        else:
+            self.gaps.add(now - seq.last_token_ps, 0, 1, 1)
+        for _ in range(tokens - 1):
+            self.gaps.add(0, 0, 1, 1)  # tokens of one step reach the client together
+        seq.last_token_ps = now
+
+    def _end(self, seq: Sequence) -> None:
+        if seq.status is Status.RUNNING:
+            del self.running[seq]
+            self.explicit.pop(seq, None)
+        else:
+            self.leave_line(seq)  # preempted while its last token was in flight
+        self._close(seq, keep_blocks=False)
+
+    def _close(self, seq: Sequence, *, keep_blocks: bool) -> None:
+        seq.status = Status.FINISHED
+        self.inflight_prefills.pop(seq, None)
+        self.deferred.pop(seq, None)
+        if self.connector is not None and self.connector.finished(seq):
+            self.sending[seq] = None
+            keep_blocks = True
+        self.encoder.release(seq)
+        if not keep_blocks:
+            self.pool.release(seq)
+        self.finished.append(seq)
+
+    # ---- the decode group -----------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Book the group's growth up to the step index with the pool."""
+        if self.pool.lazy:
+            self.pool.reserve(self.group.taken(self.step_index))
+
+    def kv_at(self, step: int) -> tuple[int, int]:
+        """(blocks held, blocks idle but cached) when the steps before *step* are scheduled."""
+        pool = self.pool
+        more = self.group.taken(step) - self.group.taken(self.step_index)
+        blank = pool.free - pool.cached_idle
+        return pool.total - pool.free + more, pool.cached_idle - max(0, more - blank)
+
+    def grow_group(self) -> None:
+        """Take the blocks of the group's step and index what it fills."""
+        step = self.step_index
+        if self.pool.lazy:
+            self.pool.reserve(self.group.taken(step + 1))
+        else:
+            for seq in self._by_admission(step):
+                self.pool.acquire(seq, None, seq.blocks + 1)
+        self._advance_frontier(step + 1 - self._lag)
+
+    def _take_repeats(self, plan: StepPlan) -> None:
+        """Book the steps of a leap after its first."""
+        if self.step_index > plan.index + 1:
+            return
+        if not self.pool.lazy:
+            for step in range(plan.index + 1, plan.index + plan.repeat):
+                self.step_index = step
+                self.grow_group()
+        self.step_index = plan.index + plan.repeat
+        self._advance_frontier(self.step_index - self._lag)
+
+    def _advance_frontier(self, frontier: int) -> None:
+        pool = self.pool
+        if frontier <= pool.frontier:
+            return
+        if not pool.lazy and self.group.size:
+            for step in range(pool.frontier + 1, frontier + 1):
+                for seq in self._by_admission(step):
+                    assert seq.base is not None
+                    pool.commit(seq, step - seq.base)
+        pool.frontier = frontier
+
+    def _by_admission(self, step: int) -> list[Sequence]:
+        bucket = self.group.buckets[step % self.limits.block_size]
+        return sorted(bucket, key=lambda seq: seq.run_number)
+
+    def explicit_come_last(self) -> bool:
+        """Whether every group member was admitted before every explicit request."""
+        left = len(self.explicit)
+        for seq in reversed(self.running):
+            if not left:
+                break
+            if seq.base is not None:
+                return False
+            left -= seq in self.explicit
+        return True
+
+    def next_block_is_growing(self, seq: Sequence, blocks: int) -> bool:
+        """Whether a group member is about to fill the block that would extend this hit (eager
+        pools; lazy ones say so in `Hit.may_grow`)."""
+        pool, size = self.pool, self.limits.block_size
+        end = (blocks + 1) * size
+        if pool.lazy or not self.limits.prefix_caching or end > seq.known - 1:
+            return False
+        link = seq.chain.link_at(end - 1)
+        return any(
+            member.committed == blocks and member.chain.link_at(end - 1) == link
+            for bucket in self.group.buckets
+            for member in bucket
+        )
+
+    def spread_group(self) -> None:
+        """Dissolve the group: every member becomes explicit (the order matters in this step)."""
+        stay = [seq for seq in self.running if seq.base is not None or seq in self.explicit]
+        for seq in stay:
+            if seq.base is not None:
+                self._leave_group(seq)
+        self.explicit = dict.fromkeys(stay)
+
+    def _try_to_join(self, seq: Sequence) -> None:
+        """If *seq* will do nothing but decode, let it advance with the steps from here on."""
+        ahead = seq.known + (seq.placeholders if self._lag else 1)
+        rest = seq.last_token - ahead
+        if rest <= 0 or self.limits.num_spec_tokens or seq.stale or self.encoder.holds(seq):
+            return
+        step = self.step_index
+        del self.explicit[seq]
+        seq.joined = step
+        seq.fin = fin = step - 1 + rest
+        self.group.add(seq, step)
+        self.pool.join(seq)
+        self._ends.setdefault(fin, []).append(seq)
+        edge = fin + 1 + (self._lag and not seq.ends_by_limit)
+        if self._lag and seq.ends_by_limit:
+            # the engine foresees the end and gives it no token while the last is in flight
+            self._leaves.setdefault(edge, []).append(seq)
+        heappush(self._edges, edge)
+
+    def _leave_group(self, seq: Sequence) -> None:
+        """*seq* gets fields of its own again, as if every step had updated them."""
+        base = seq.base
+        assert base is not None
+        committed = max(seq.committed, (self.pool.frontier - base) // self.limits.block_size)
+        taken = self.group.remove(seq, self.step_index)
+        self.pool.leave(seq, taken, committed)
+        seq.in_flight = 0
+        for plan in self.in_flight:
+            if plan.index >= seq.joined:
+                plan.group -= 1
+                plan.chunks.append(Chunk(seq, plan.index - base, 1, 0, True, None))
+                plan.chunks.sort(key=lambda chunk: chunk.seq.run_number)
+            seq.in_flight += sum(chunk.tokens for chunk in plan.chunks if chunk.seq is seq)
+        flying = len(self.in_flight)
+        seq.placeholders = flying if self._lag else 0
+        seq.known = seq.computed + 1 - flying
+        if self.step_index - flying >= seq.joined:
+            seq.last_token_ps = self.last_finish_ps
+        if seq in self._ends.get(seq.fin, ()):
+            self._ends[seq.fin].remove(seq)

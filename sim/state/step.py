@@ -1,0 +1,324 @@
+"""The transaction through which a scheduling policy speaks (DESIGN §2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...policies.errors import IllegalPlanError
+from ...policies.scheduling.base import Prefix
+from .connector import Remote
+from .kv.face import Hit
+from .plan import Admission, Chunk, StepPlan
+from .sequence import Sequence, Status
+
+if TYPE_CHECKING:
+    from .replica import Replica
+
+_NOTHING = Remote(0, False)
+
+
+class StepBuilder:
+    """One step being planned. Deciding and allocating interleave: every call takes effect at once.
+
+    See `policies.scheduling.base.Step` for what each call means to a policy.
+    """
+
+    __slots__ = (
+        "_aside",
+        "_encoder_budget",
+        "_items",
+        "_pending_items",
+        "_prefixes",
+        "_taken",
+        "budget",
+        "plan",
+        "replica",
+    )
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.budget = replica.limits.max_num_batched_tokens
+        self.plan = StepPlan(replica.step_index)
+        self._taken: dict[Sequence, Chunk] = {}
+        self._aside: list[Sequence] = []
+        self._prefixes: dict[Sequence, tuple[Hit | None, Remote]] = {}
+        self._encoder_budget = replica.limits.encoder_budget or (1 << 60)
+        self._pending_items: list[int] = []
+        self._items: dict[Sequence, list[int]] = {}
+
+    # ---- the batch ------------------------------------------------------------------------------
+
+    def take_decodes(self, *, alone: bool) -> bool:
+        """Give every decoding request its token, if all fit and order cannot matter."""
+        replica = self.replica
+        group = replica.group
+        if not group.size:
+            return True
+        growth = group.growth(replica.step_index)
+        if (
+            group.size > self.budget
+            or growth > replica.pool.free
+            or (replica.explicit and (alone or not replica.explicit_come_last()))
+        ):
+            replica.spread_group()
+            return False
+        self.budget -= group.size
+        self.plan.group = group.size
+        self.plan.group_context_tokens = group.context_tokens(replica.step_index)
+        if replica.log_members:
+            self.plan.members = [seq for seq in replica.running if seq.base is not None]
+        replica.grow_group()
+        return True
+
+    def wanted(self, seq: Sequence) -> int:
+        """Tokens that would bring a running request up to date; 0 when it surely ends."""
+        if seq.base is not None:
+            self.replica.spread_group()
+        placeholders = seq.placeholders
+        if (
+            placeholders
+            and seq.computed + 2 - placeholders >= seq.prompt_tokens + seq.request.max_tokens
+        ):
+            return 0
+        behind = seq.known + seq.drafts + placeholders - seq.computed
+        return min(behind, self.replica.limits.max_model_len - seq.computed - 1)
+
+    def take(self, seq: Sequence, tokens: int) -> bool:
+        """Compute *tokens* of a running request; False when KV cannot hold them."""
+        replica = self.replica
+        if seq.base is not None and not self.plan.group:
+            replica.spread_group()
+        if seq not in replica.explicit or seq in self._taken:
+            raise IllegalPlanError(f"{seq} cannot be taken: not running, or taken already")
+        if not 0 < tokens <= min(self.budget, self.wanted(seq)):
+            raise IllegalPlanError(
+                f"{tokens} tokens of {seq}: it wants {self.wanted(seq)}, the step has {self.budget}"
+            )
+        slots = self._slots(seq.computed + tokens)
+        if slots - seq.blocks > replica.pool.free:
+            return False
+        if slots > seq.blocks:
+            replica.pool.acquire(seq, None, slots)
+        replica.pool.commit(seq, min(seq.computed + tokens, seq.known))
+        drafts = 0
+        if seq.drafts:
+            drafts = seq.computed + tokens - seq.known - seq.placeholders
+            drafts = max(0, min(drafts, seq.drafts))
+            seq.drafts = 0
+        self._record(seq, seq.computed, tokens, drafts, None)
+        return True
+
+    def preempt(self, seq: Sequence) -> None:
+        """Free a running request's KV and send it back to wait (recompute)."""
+        replica = self.replica
+        if seq not in replica.running:
+            raise IllegalPlanError(f"{seq} cannot be preempted: it is not running")
+        if seq.base is not None:
+            if self.plan.group:
+                raise IllegalPlanError(
+                    f"{seq} cannot be preempted: the decodes of this step were taken together"
+                )
+            replica.spread_group()
+        chunk = self._taken.pop(seq, None)
+        if chunk is not None:
+            self.budget += chunk.tokens
+            items = self._items.pop(seq, ())
+            self._encoder_budget += sum(seq.request.items[i].tokens for i in items)
+        replica.preempt(seq)
+        self.plan.preempted.append(seq)
+
+    # ---- the waiting line -----------------------------------------------------------------------
+
+    def next_waiting(self) -> Sequence | None:
+        """The next request that may be admitted; those that may not yet are put aside."""
+        replica = self.replica
+        while True:
+            if replica.holding:
+                seq = replica.holding.peek()
+            elif replica.waiting:
+                seq = replica.waiting.peek()
+            else:
+                return None
+            if seq.status is Status.LOADING and not replica.loaded(seq):
+                self.put_aside(seq)
+            elif seq.stale:
+                replica.unsettled = True
+                self.put_aside(seq)
+            elif self._too_many_loras(seq):
+                self.put_aside(seq)
+            else:
+                return seq
+
+    def _too_many_loras(self, seq: Sequence) -> bool:
+        lora, most = seq.request.lora, self.replica.limits.max_loras
+        if not lora or not most:
+            return False
+        active = {other.request.lora for other in self.replica.running if other.request.lora}
+        return len(active) >= most and lora not in active
+
+    def put_aside(self, seq: Sequence) -> None:
+        """Pass over a waiting request in this step; it keeps its place in the line."""
+        self.replica.leave_line(seq)
+        self.replica.deferred[seq] = None
+        self._aside.append(seq)
+
+    def prefix(self, seq: Sequence) -> Prefix | None:
+        """What of its prompt is there already; None: not known yet (put aside)."""
+        replica = self.replica
+        if seq.computed:
+            self._prefixes[seq] = (None, _NOTHING)
+            return Prefix(seq.computed, False, False)
+        hit = replica.pool.match(seq, seq.known - 1)
+        local = hit.blocks * replica.limits.block_size
+        remote: Remote | None = _NOTHING
+        if replica.connector is not None:
+            remote = replica.connector.matched(seq, local)
+            if remote is None:
+                self.put_aside(seq)
+                return None
+        if not seq.preemptions:
+            seq.hit_tokens, seq.external_tokens = local, remote.tokens
+        self._prefixes[seq] = (hit, remote)
+        may_grow = hit.may_grow or replica.next_block_is_growing(seq, hit.blocks)
+        return Prefix(local + remote.tokens, remote.asynchronous, may_grow)
+
+    def padding(self, left: int, computed: int) -> int:
+        """Rows that speculation adds to a request admitted with one token left; else 0."""
+        limits = self.replica.limits
+        drafts = limits.num_spec_tokens
+        fits = computed + 1 + drafts + 1 <= limits.max_model_len
+        joins = computed or self.plan.group or any(c.admitted is None for c in self._taken.values())
+        return drafts if left == 1 and fits and joins else 0
+
+    def admit(
+        self, seq: Sequence, tokens: int, *, whole: bool, watermark: float, drafts: int = 0
+    ) -> bool:
+        """Move a waiting request into the batch and compute *tokens* of it."""
+        if not 0 < tokens <= self.budget or seq not in self._prefixes:
+            raise IllegalPlanError(f"{tokens} tokens of {seq}: the step has {self.budget}")
+        replica = self.replica
+        if len(replica.running) >= replica.limits.max_num_seqs:
+            raise IllegalPlanError(f"{seq} cannot be admitted: {len(replica.running)} are running")
+        start = self._allocate(seq, tokens, whole, watermark, reserved=0)
+        if start is None:
+            if seq.request.items:
+                replica.encoder.release(seq)
+            return False
+        replica.pool.commit(seq, min(start + tokens, seq.known))
+        self._tell(seq, start)
+        replica.leave_line(seq)
+        resumed = seq.preemptions > 0
+        replica.start(seq, start)
+        if start + tokens < seq.known:
+            replica.inflight_prefills[seq] = None
+        self._record(seq, start, tokens, drafts, resumed)
+        return True
+
+    def load(self, seq: Sequence, *, whole: bool, watermark: float) -> bool:
+        """Start fetching its remote KV; it waits outside the batch."""
+        replica = self.replica
+        reserved = sum(replica.remaining_blocks(other) for other in replica.inflight_prefills)
+        if replica.limits.num_spec_tokens:
+            reserved += -(-replica.limits.num_spec_tokens // replica.limits.block_size)
+        start = self._allocate(seq, 0, whole, watermark, reserved)
+        if start is None:
+            return False
+        self._tell(seq, start)
+        seq.computed = start
+        replica.leave_line(seq)
+        seq.status = Status.LOADING
+        replica.inflight_prefills[seq] = None
+        replica.deferred[seq] = None
+        self._aside.append(seq)
+        return True
+
+    def _allocate(
+        self, seq: Sequence, tokens: int, whole: bool, watermark: float, reserved: int
+    ) -> int | None:
+        """Blocks for a waiting request; its first computed position, or None."""
+        replica = self.replica
+        pool = replica.pool
+        hit, remote = self._prefixes[seq]
+        hit_blocks, idle = (hit.blocks, hit.idle) if hit is not None else (0, 0)
+        # vLLM counts its null block into the base of the watermark
+        spare = int(watermark * (pool.total + 1)) if replica.running else 0
+        held = hit_blocks + seq.blocks
+        if whole:
+            need = max(self._blocks(min(seq.known, replica.limits.max_model_len)) - held, 0)
+            if need + idle + spare > pool.free:
+                return None
+        start = seq.computed + hit_blocks * pool.block_size + remote.tokens
+        lookahead = 0 if not tokens else replica.limits.lookahead_tokens
+        slots = self._blocks(min(start + tokens + lookahead, replica.limits.max_model_len))
+        if max(slots - held, 0) + idle + spare > pool.free - reserved:
+            return None
+        pool.acquire(seq, hit, max(slots, held))
+        return start
+
+    def _tell(self, seq: Sequence, start: int) -> None:
+        """Let connector and log know of an allocation."""
+        hit, remote = self._prefixes[seq]
+        if self.replica.connector is not None:
+            self.replica.connector.allocated(seq, remote)
+        if hit is not None:
+            self.plan.admissions.append(
+                Admission(seq, seq.known, start - remote.tokens, remote, seq.preemptions > 0)
+            )
+
+    # ---- the encoder ----------------------------------------------------------------------------
+
+    def encodable(self, seq: Sequence, start: int, tokens: int) -> int:
+        """*tokens* from position *start* on, cut to what the encoder's limits allow."""
+        self._pending_items = []
+        if not seq.request.items or not tokens:
+            return tokens
+        cache = self.replica.encoder
+        planned_tokens, planned = 0, set()
+        budget, end = self._encoder_budget, start + tokens
+        for index, item in enumerate(seq.request.items):
+            if item.offset >= end or item.offset + item.tokens <= start:
+                continue
+            if item.identifier in planned or cache.use(seq, index):
+                continue
+            if not cache.make_room(item, budget, planned_tokens):
+                return min(tokens, item.offset - start) if start < item.offset else 0
+            planned.add(item.identifier)
+            planned_tokens += item.tokens
+            budget -= item.tokens
+            self._pending_items.append(index)
+        return tokens
+
+    def _record(
+        self, seq: Sequence, start: int, tokens: int, drafts: int, admitted: bool | None
+    ) -> None:
+        if self._pending_items:
+            items, self._pending_items = self._pending_items, []
+            self._items[seq] = items
+            for index in items:
+                self.replica.encoder.store(seq, index)
+                self._encoder_budget -= seq.request.items[index].tokens
+        self.budget -= tokens
+        samples = start + tokens >= seq.known + seq.placeholders
+        self._taken[seq] = Chunk(seq, start, tokens, drafts, samples, admitted)
+
+    # ---- the end --------------------------------------------------------------------------------
+
+    def close(self) -> StepPlan:
+        """Put the passed-over requests back and hand the plan to the replica."""
+        replica, plan = self.replica, self.plan
+        replica.put_aside_back(self._aside)
+        plan.encoder = list(self._items.items())
+        if plan.encoder or replica.encoder.evicting:
+            plan.encoder_evicted = replica.encoder.take_evicted()
+        plan.chunks = list(self._taken.values())
+        plan.tokens = plan.group + sum(chunk.tokens for chunk in plan.chunks)
+        if plan.tokens:
+            replica.begin(plan)
+        return plan
+
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self.replica.limits.block_size)
+
+    def _slots(self, tokens: int) -> int:
+        limits = self.replica.limits
+        return self._blocks(min(tokens + limits.lookahead_tokens, limits.max_model_len))
