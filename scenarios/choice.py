@@ -138,6 +138,14 @@ def parameters(policy: type[Any]) -> dict[str, Field[Any]]:
     return {f.name: f for f in fields(policy) if f.init and not f.metadata.get("host")}
 
 
+def defaults(policy: type[Any]) -> dict[str, Any]:
+    """What the parameters of a policy are where a scenario says nothing; None: it must say."""
+    return {
+        key: one.default if one.default is not MISSING else None
+        for key, one in parameters(policy).items()
+    }
+
+
 def _folder(name: str, folders: Sequence[Path]) -> Path:
     if ".py:" in name:
         file = name.rpartition(":")[0]

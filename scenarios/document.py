@@ -151,6 +151,7 @@ class _Reader:
                 return self._mapping(node, path)
             if isinstance(node, yaml.SequenceNode):
                 return self._sequence(node, path)
+            assert isinstance(node, yaml.ScalarNode)
             return self._scalar(node)
         finally:
             self._open.pop()

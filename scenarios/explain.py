@@ -131,7 +131,7 @@ def _explain(path: KeyPath, detail: ErrorDetails, document: Document) -> InputEr
     key = str(path[-1]) if path else ""
     where = f"{document.where(path)}  {dotted(path)}".rstrip()
     at_value = f"{document.where(path, value=True)}  {dotted(path)}".rstrip()
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return unknown_key(key, outline.known_keys(_parent(detail["loc"])), where)
     if kind in ("missing", "union_tag_not_found"):
         name = key if kind == "missing" else str(detail["ctx"]["discriminator"]).strip("'")

@@ -23,14 +23,14 @@ SCHEDULER_FIELDS = {
 
 
 class EngineSpec(Spec):
-    """How the engine batches. Names and defaults are vLLM's: 0.33, serving, on an 80 GB GPU."""
+    """How the engine batches. Names are those of vLLM 0.33."""
 
     preset: Literal["vllm-v1"] = Field(default="vllm-v1", description="the engine whose rules hold")
     max_num_batched_tokens: int = Field(
         default=8192, ge=1, le=1 << 24, description="token budget of a step"
     )
     max_num_seqs: int = Field(
-        default=1024, ge=1, le=1 << 20, description="most requests in the batch"
+        default=256, ge=1, le=1 << 20, description="most requests in the batch"
     )
     max_model_len: int | None = Field(
         default=None,

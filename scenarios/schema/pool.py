@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from ...policies.errors import InputError
+from ...sim.cost.dtypes import kv_element_bytes, weight_format
+from ...sim.cost.memory import MemoryOverheads
+from ...sim.cost.overheads import Overheads
 from ..explain import PartError
 from .base import Spec
 from .engine import Engine, EngineSpec
+from .named import Catalogued
+
+
+def _weights(dtype: str) -> str:
+    if dtype != "auto":
+        weight_format(dtype)
+    return dtype
+
+
+def _kv(dtype: str) -> str:
+    kv_element_bytes(dtype)
+    return dtype
+
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
@@ -26,13 +42,17 @@ class PoolSpec(Spec):
     replicas: int = Field(
         default=1, ge=1, le=4096, description="how many engines; each has tp × pp GPUs"
     )
-    gpu: str = Field(description="a name from `infersim gpus`, or a YAML file of yours")
-    model: str = Field(description="a name from `infersim models`, or a YAML file of yours")
-    dtype: Literal["bf16", "fp16", "fp8", "int8", "fp4", "int4"] = Field(
-        default="bf16", description="of the weights"
+    gpu: Annotated[str, Catalogued("gpu")] = Field(
+        description="a name from `infersim gpus`, or a YAML file of yours"
     )
-    kv_dtype: Literal["bf16", "fp16", "fp8", "int8"] = Field(
-        default="bf16", description="of the KV cache"
+    model: Annotated[str, Catalogued("model")] = Field(
+        description="a name from `infersim models`, or a YAML file of yours"
+    )
+    dtype: Annotated[str, AfterValidator(_weights)] = Field(
+        default="auto", description="of the weights: auto is the format the model is published in"
+    )
+    kv_dtype: Annotated[str, AfterValidator(_kv)] = Field(
+        default="auto", description="of the KV cache: auto is bf16"
     )
     tp: int = Field(default=1, ge=1, le=1024, description="tensor-parallel GPUs of one replica")
     pp: int = Field(default=1, ge=1, le=128, description="pipeline stages of one replica")
@@ -45,6 +65,12 @@ class PoolSpec(Spec):
     )
     memory_fraction: float = Field(
         default=0.9, gt=0, le=1, description="share of the GPU's memory that the engine may use"
+    )
+    memory_overheads: MemoryOverheads = Field(
+        default=MemoryOverheads(), description="what takes memory beside weights and KV"
+    )
+    overheads: Overheads = Field(
+        default=Overheads(), description="efficiencies and fixed times of the roofline"
     )
 
 

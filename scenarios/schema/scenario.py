@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ...policies.errors import InputError
 from ..choice import Choice, Family
 from ..workload.spec import WorkloadSpec
 from .base import Short, Spec
+from .named import Catalogued
 from .pool import NAME, Cluster, PoolSpec, PoolsSpec
 
 Seconds = Annotated[float, Field(gt=0, le=1e9)]
@@ -41,11 +43,25 @@ class PoliciesSpec(Spec):
 class LinkSpec(Spec):
     """A link with one transfer at a time, first come first served."""
 
-    name: str | None = Field(default=None, description="a name from `infersim links`")
-    latency_s: float | None = Field(default=None, ge=0, le=60, description="before the first byte")
-    bandwidth_gbps: float | None = Field(
-        default=None, gt=0, le=1e9, description="gigabits per second, one direction"
+    name: Annotated[str, Catalogued("link")] | None = Field(
+        default=None, description="a name from `infersim links`, or a YAML file of yours"
     )
+    latency_us: float | None = Field(
+        default=None, ge=0, le=1e8, description="microseconds of an empty message"
+    )
+    gbytes_per_s: float | None = Field(
+        default=None, gt=0, le=1e9, description="gigabytes per second in one direction"
+    )
+
+    @model_validator(mode="after")
+    def _either(self) -> LinkSpec:
+        given = self.latency_us is not None, self.gbytes_per_s is not None
+        if any(given) if self.name else not all(given):
+            raise InputError(
+                "a link has either a name, or latency_us and gbytes_per_s",
+                help="names: `infersim links`",
+            )
+        return self
 
 
 class LinksSpec(Spec):

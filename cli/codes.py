@@ -1,0 +1,8 @@
+"""Exit codes."""
+
+OK = 0
+FAILED = 1  #: a check failed, or the run could not be carried out
+BAD_INPUT = 2
+SLO_MISSED = 3
+INTERRUPTED = 130
+BROKEN_PIPE = 141

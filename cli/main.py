@@ -1,0 +1,68 @@
+"""Starting a verb, and saying what went wrong: exit codes, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import typer
+
+from ..policies.errors import InfersimError, InputError
+from ..scenarios.faults import described
+from .app import app
+from .codes import BAD_INPUT, BROKEN_PIPE, FAILED, INTERRUPTED, OK
+from .console import complain
+
+#: click's error for wrong usage, wherever this version of typer keeps it
+UsageError = typer.BadParameter.__mro__[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command and return its exit code; every error is said on stderr."""
+    try:
+        result = app(list(arguments), prog_name="infersim", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else OK
+    except UsageError as error:
+        _say_usage(error)
+        return BAD_INPUT
+    except InputError as error:
+        complain(error)
+        return BAD_INPUT
+    except (KeyboardInterrupt, typer.Abort):
+        complain(InfersimError("interrupted"))
+        return INTERRUPTED
+    except BrokenPipeError:
+        # nobody reads on: the interpreter must not try to flush what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        complain(described(error))
+        return FAILED
+
+
+def _say_usage(error: Exception) -> None:
+    message = error.format_message()  # type: ignore[attr-defined]
+    context = error.ctx  # type: ignore[attr-defined]
+    complain(InputError(message, help=_usage_help(message, context)))
+
+
+def _usage_help(message: str, context: typer.Context | None) -> str:
+    if context is None:
+        return "infersim --help"
+    asked = f"{context.command_path} --help"
+    if not message.startswith("No such command"):
+        return asked
+    names = sorted(context.command.commands)  # type: ignore[attr-defined]
+    near = get_close_matches(message.split("'")[1], names, 1, 0.5)
+    hint = f'did you mean "{near[0]}"? ' if near else ""
+    return f"{hint}known: {', '.join(names)}"

@@ -1,0 +1,201 @@
+"""The folder of a run: written beside its place, then moved there whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import __version__
+from ..policies.errors import InputError
+
+if TYPE_CHECKING:
+    from ..scenarios.grid import Cell
+    from ..scenarios.runner import Outcome
+    from ..scenarios.schema.scenario import Scenario
+    from ..sim.state.records import CellRecords
+
+ROOT = Path(__file__).parents[1]
+SUMMARY = "summary.json"
+
+
+class Written(NamedTuple):
+    """What `RunFolder.write` wrote: the content of summary.json, and what to print."""
+
+    summary: dict[str, Any]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where a run goes.
+
+    Attributes:
+        folder: the place; a run that is not whole goes beside it, ``…-incomplete``.
+        scenario: what is run.
+        files: SHA-256 of every file that the scenario reads, by the name it has there.
+        hash: eight hexadecimal digits of the scenario and these files.
+    """
+
+    folder: Path
+    scenario: Scenario
+    files: dict[str, str]
+    hash: str
+
+    @classmethod
+    def choose(cls, scenario: Scenario, inputs: Mapping[str, Path], out: Path | None) -> RunFolder:
+        """The folder *out*, or ``runs/<name>-<hash>``.
+
+        Raises:
+            InputError: it holds something that is no run.
+        """
+        files = {
+            name: sha256(path.read_bytes()).hexdigest() for name, path in sorted(inputs.items())
+        }
+        text = json.dumps([scenario.resolved(), files], sort_keys=True)
+        digest = sha256(text.encode()).hexdigest()[:8]
+        folder = out or Path("runs") / f"{scenario.name}-{digest}"
+        _check(folder)
+        return cls(folder, scenario, files, digest)
+
+    def write(
+        self,
+        cells: Sequence[Cell],
+        outcome: Outcome,
+        timing: Mapping[str, Any],
+        *,
+        command: str,
+        report: bool,
+    ) -> Written:
+        """Write everything, or nothing.
+
+        Args:
+            cells: all of them; those that *outcome* lacks are named as missing.
+            timing: wall-clock figures of the whole run.
+            command: how to get the same figures.
+            report: whether report.html is wanted.
+
+        Raises:
+            OSError: it cannot be written; what stood there before still does.
+        """
+        from ..reports.metrics import dumps, summarize
+        from ..reports.page import write_report
+        from ..reports.tables import write_requests, write_series
+        from ..reports.terminal import render
+
+        ended = {one.cell for one in outcome.finished}
+        missing = [cell.name for i, cell in enumerate(cells) if i not in ended]
+        records = [one.records for one in outcome.finished]
+        folder, title = self.folder, self.scenario.name
+        if missing:
+            note = f"INCOMPLETE: {len(missing)} of {len(cells)} cells did not end"
+            folder = folder.with_name(f"{folder.name}-incomplete")
+            title = f"{title} ({note})"
+            records = [replace(cell, notes=[note, *cell.notes]) for cell in records]
+        metrics = [summarize(cell) for cell in records]
+        origin = self._provenance(records)
+        summary = {
+            "scenario": self.scenario.name,
+            "seed": self.scenario.seed,
+            "provenance": origin,
+            "cells": [
+                {"name": cell.name, "params": cell.params, "metrics": metric}
+                for cell, metric in zip(records, metrics, strict=True)
+            ],
+        }
+        if missing:
+            summary["incomplete"] = missing
+        cell_times = [{"cell": one.records.name, "wall_s": one.wall_s} for one in outcome.finished]
+        with _replacing(folder) as partial:
+            scenario = scenario_text(self.scenario)
+            _write(partial / "scenario.yaml", scenario)
+            _write(partial / SUMMARY, dumps(summary))
+            _write(partial / "timing.json", dumps({**timing, "cells": cell_times}))
+            write_requests(partial / "requests.parquet", records)
+            write_series(partial / "series.parquet", records)
+            if report:
+                write_report(
+                    partial / "report.html", title, records, metrics, scenario, origin, command
+                )
+        text = render(title, records, metrics)
+        last = folder / "report.html" if report else folder / SUMMARY
+        return Written(summary, f"{text}\n\n{last}")
+
+    def _provenance(self, records: Sequence[CellRecords]) -> dict[str, Any]:
+        """What made the figures: nothing of the time or the machine."""
+        return {
+            "version": __version__,
+            "git_commit": _commit(),
+            "seed": self.scenario.seed,
+            "scenario_hash": self.hash,
+            "cost_source": sorted({cell.cost_source for cell in records}),
+            "files": self.files,
+        }
+
+
+def scenario_text(scenario: Scenario) -> str:
+    """The scenario as YAML, with every default filled in."""
+    import yaml
+
+    head = f"# {scenario.name}, as it ran: every default of infersim {__version__} filled in.\n"
+    body = yaml.safe_dump(scenario.resolved(), sort_keys=False, allow_unicode=True, width=100)
+    return head + body
+
+
+def _check(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, not a folder", where="--out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SUMMARY).is_file():
+        raise InputError(
+            f"{folder} holds something that is no run, and would be replaced",
+            where="--out",
+            help="name a new folder, or one that an earlier run wrote",
+        )
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder; it becomes *folder* on success and is removed on any failure.
+
+    What stood at *folder* stays until the new one is whole.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        partial.mkdir()
+        yield partial
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that infersim runs from, "-dirty" with changes; None: none."""
+    if not (ROOT / ".git").exists():
+        return None
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(
+            [*command, "--exclude=*"], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
