@@ -1,1 +1,3 @@
 """Where prefill and decode run, and how KV travels between them."""
+
+from . import static as static
