@@ -1,0 +1,86 @@
+"""How far from its datasheet a GPU runs, and what a step costs beside its kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from ...policies.errors import InputError
+from .dtypes import HALF_BYTES
+from .specs import GpuSpec, ModelSpec, Parallelism
+
+
+@dataclass(frozen=True)
+class Overheads:
+    """Efficiencies (share of the datasheet) and fixed times, each overridable by the user.
+
+    Sources: [T] fitted by eye to published H100 kernel tables (aiconfigurator 0.12, vLLM 0.24,
+    NCCL 2.29) and checked on RTX 4090 and RTX PRO 6000 ones (LLMServingSim 2, vLLM 0.19);
+    [B] BLIS, fitted end to end on 15 H100 runs of vLLM; [A] assumed.
+
+    Attributes:
+        gemm_flops: dense products, of peak arithmetic [T: H100 .73-.84, RTX 4090 .95-.99].
+        gemm_bytes: dense products, of memory bandwidth [T: H100 .65-.87, RTX 4090 .91-.95].
+        moe_flops, moe_bytes: grouped products of experts [T: RTX PRO 6000 .48-.57, .75-.84].
+        prefill_flops: attention of a chunk [T: H100 .35-.65, RTX 4090 .62-.84].
+        decode_flops: attention of single tokens, where arithmetic binds it (MLA) [A].
+        attention_bytes: reading the KV cache [T: H100 .84-.93 above 100 MB, RTX 4090 .83-.92].
+        elementwise_bytes: norms, rotary embedding, activation [T: RTX 4090 .9-1.1].
+        link_bytes: all-reduce, of link bandwidth [T: H100 .71-.99 at 1 GB].
+        layer_launch_s: floor of all kernels of a layer [B; T gives 4 x 3.2 + 11.7 + 4 x 2.5 us].
+        host_step_s: scheduling and preparing a step, what is not hidden behind the GPU [B].
+        host_sequence_s: the same and sampling, for each sequence of it [B].
+        all_reduce_launch_s, hop_s: an all-reduce costs a launch and 2 (tp - 1) hops [T].
+        network_hop_s: a hop that leaves the node [A].
+    """
+
+    gemm_flops: float = 0.8
+    gemm_bytes: float = 0.85
+    moe_flops: float = 0.5
+    moe_bytes: float = 0.8
+    prefill_flops: float = 0.6
+    decode_flops: float = 0.6
+    attention_bytes: float = 0.9
+    elementwise_bytes: float = 0.9
+    link_bytes: float = 0.75
+    layer_launch_s: float = 32e-6
+    host_step_s: float = 126e-6
+    host_sequence_s: float = 4e-6
+    all_reduce_launch_s: float = 4.5e-6
+    hop_s: float = 0.8e-6
+    network_hop_s: float = 5e-6
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            is_time = field.name.endswith("_s")
+            if value < 0 or (value == 0 and not is_time):
+                least = "not be negative" if is_time else "be above 0"
+                raise InputError(f"{field.name} must {least}, found {value}", where="overheads")
+
+    def communication_s(
+        self, model: ModelSpec, gpu: GpuSpec, split: Parallelism
+    ) -> tuple[float, float]:
+        """(fixed seconds, seconds per token) of all messages of a forward pass.
+
+        Tensor parallelism: a ring all-reduce of the hidden states after attention and after the
+        feed-forward of every layer. Pipeline parallelism: one message between stages. A group of
+        more GPUs than a node has is as slow as its network.
+        """
+        token_bytes = model.hidden * HALF_BYTES
+        fixed = per_token = 0.0
+        if split.tp > 1:
+            hop, rate = self._link(gpu, split.tp)
+            steps = 2 * (split.tp - 1)
+            reduces = 2 * model.layers
+            fixed += reduces * (self.all_reduce_launch_s + steps * hop)
+            per_token += reduces * steps / split.tp * token_bytes / rate
+        if split.pp > 1:
+            hop, rate = self._link(gpu, split.gpus)
+            fixed += (split.pp - 1) * hop
+            per_token += (split.pp - 1) * token_bytes / rate
+        return fixed, per_token
+
+    def _link(self, gpu: GpuSpec, gpus: int) -> tuple[float, float]:
+        if gpus <= gpu.node_gpus:
+            return self.hop_s, self.link_bytes * gpu.scaleup_bytes_per_s
+        return self.network_hop_s, self.link_bytes * gpu.nic_bytes_per_s

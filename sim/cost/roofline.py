@@ -1,0 +1,188 @@
+"""Step time from datasheets: every operation is bound by arithmetic or by memory, and they add up.
+
+The labelled last resort where nothing was measured. What it counts: the matrix products, attention
+over the context (linear in decode, causal in prefill), element-wise work, the LM head on the rows
+that sample, the vision tower, all-reduce of tensor parallelism, hops of pipeline parallelism, and
+fixed overheads. What it does not: padding to CUDA-graph sizes, wave quantisation, expert imbalance,
+overlap of anything with anything. A duration is the latency through all pipeline stages.
+"""
+
+from __future__ import annotations
+
+from ...policies.errors import InputError
+from ...policies.types import Picoseconds
+from . import parameters
+from .base import DecodeLine, StepShape
+from .overheads import Overheads
+from .specs import GpuSpec, ModelSpec, Parallelism
+from .work import PS, attention_rates, gemm_rates, head_rate, image_rate
+
+UNBOUNDED = 1 << 62  #: `DecodeLine.until` of a line that never ends
+
+
+class Roofline:
+    """`StepCost` computed from a GPU's datasheet.
+
+    Args:
+        dtype: weight format; "auto" is the one the model is published in.
+        kv_dtype: "auto" is bf16.
+
+    Raises:
+        InputError: the model cannot be split like that, or an unknown dtype.
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        gpu: GpuSpec,
+        parallelism: Parallelism | None = None,
+        dtype: str = "auto",
+        kv_dtype: str = "auto",
+        overheads: Overheads | None = None,
+    ) -> None:
+        split = parallelism or Parallelism()
+        over = overheads or Overheads()
+        model.check(split)
+        form = model.format(dtype)
+        self._source = (
+            f"datasheet roofline: {model.name} {form.name} on {gpu.name}, tp {split.tp} "
+            f"pp {split.pp} (GPU data: {gpu.confidence} confidence; not calibrated)"
+        )
+        self._model_name = model.name
+        gemms = gemm_rates(model, gpu, split, form, over)
+        self._dense = [g.picoseconds() for g in gemms if not g.is_expert]
+        self._routed = [g.picoseconds() for g in gemms if g.is_expert]
+        self._experts, self._top_k = model.experts, model.top_k
+        self._head = head_rate(model, gpu, split.tp, over).picoseconds()
+        self._image = image_rate(model, gpu, split.tp, over)
+        communication_fixed, communication_token = over.communication_s(model, gpu, split)
+        elementwise = parameters.elementwise_bytes(model, split.tp) / (
+            over.elementwise_bytes * gpu.memory_bytes_per_s
+        )
+        self._token = (communication_token + elementwise) * PS
+        self._forward = (communication_fixed + model.layers * over.layer_launch_s) * PS
+        self._host_ps = max(1, round(over.host_step_s * PS))
+        self._sequence_ps = round(over.host_sequence_s * PS)
+        rates = attention_rates(model, gpu, split.tp, kv_dtype, over)
+        self._limit = rates.limit
+        self._full_ps = round(rates.decode_full_s * PS)
+        self._limited_ps = round(rates.decode_limited_s * PS)
+        self._pair, self._near_pair = rates.pair_full_s * PS, rates.pair_limited_s * PS
+        self._key, self._near_key = rates.key_full_s * PS, rates.key_limited_s * PS
+        self._expand = rates.expand_s * PS
+        marginal = sum(max(flops, rows) for flops, _, rows in self._dense + self._routed)
+        self._marginal_token_ps = round(marginal + self._token)
+        self._tokens_ps: dict[int, int] = {0: 0}
+        self._heads_ps: dict[int, int] = {0: 0}
+        self._lines: dict[int, tuple[DecodeLine, DecodeLine]] = {}
+
+    @property
+    def source(self) -> str:
+        """Model, GPU and split, and how far the GPU's figures are to be trusted."""
+        return self._source
+
+    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
+        """The line of *decodes* sequences at *context_tokens*.
+
+        Sliding windows and sparse attention read min(context / decodes, window) tokens a sequence:
+        the mean stands for all, so the line breaks once, where it reaches the window.
+        """
+        lines = self._lines.get(decodes)
+        if lines is None:
+            lines = self._lines[decodes] = self._decode_lines(decodes)
+        below, above = lines
+        return below if context_tokens < below.until else above
+
+    def duration_ps(self, shape: StepShape) -> Picoseconds:
+        """Time of the step: the operations of all its tokens, then overheads.
+
+        Raises:
+            InputError: image tokens for a model that has no vision tower.
+        """
+        decodes, context, prefills, samples, images = shape
+        if not prefills and samples == decodes > 0 and not images:
+            base, slope, _ = self.decode_line(decodes, context)
+            return base + slope * context
+        tokens = decodes
+        total = self._host_ps + self._sequence_ps * (decodes + len(prefills))
+        for new, before in prefills:
+            tokens += new
+            total += self._chunk_ps(new, before)
+        total += self._full_ps * context
+        if self._limited_ps:
+            total += self._limited_ps * min(context, decodes * self._limit)
+        if images:
+            total += self._image_ps(images)
+        return total + self._forward_ps(tokens) + self._sampling_ps(samples)
+
+    def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
+        """What the tokens add to a step whose weights are read anyway: products and attention."""
+        return tokens * self._marginal_token_ps + self._chunk_ps(tokens, context_tokens)
+
+    def _decode_lines(self, decodes: int) -> tuple[DecodeLine, DecodeLine]:
+        base = self._host_ps + self._sequence_ps * decodes
+        base += self._forward_ps(decodes) + self._sampling_ps(decodes)
+        if not self._limited_ps:
+            line = DecodeLine(base, self._full_ps, UNBOUNDED)
+            return line, line
+        edge = decodes * self._limit
+        below = DecodeLine(base, self._full_ps + self._limited_ps, edge)
+        return below, DecodeLine(base + self._limited_ps * edge, self._full_ps, UNBOUNDED)
+
+    def _forward_ps(self, tokens: int) -> int:
+        """All that depends on the number of tokens alone; 0 for none."""
+        found = self._tokens_ps.get(tokens)
+        if found is None:
+            total = self._forward + tokens * self._token
+            for arithmetic, weights, rows in self._dense:
+                total += max(tokens * arithmetic, weights + tokens * rows)
+            if self._routed:
+                read = self._distinct_experts(tokens)
+                for arithmetic, weights, rows in self._routed:
+                    total += max(tokens * arithmetic, read * weights + tokens * rows)
+            found = self._tokens_ps[tokens] = round(total)
+        return found
+
+    def _distinct_experts(self, tokens: int) -> float:
+        """Expected experts that *tokens* tokens hit, each choosing top_k uniformly."""
+        missed: float = (1 - self._top_k / self._experts) ** tokens
+        return self._experts * (1 - missed)
+
+    def _sampling_ps(self, samples: int) -> int:
+        found = self._heads_ps.get(samples)
+        if found is None:
+            arithmetic, weights, rows = self._head
+            time = max(samples * arithmetic, weights + samples * rows)
+            found = self._heads_ps[samples] = round(time)
+        return found
+
+    def _image_ps(self, image_tokens: int) -> int:
+        if self._image is None:
+            raise InputError(
+                f"{self._model_name} has no vision tower, and the workload has images",
+                where="model",
+                help="choose a model with one, or a `vision:` section in a model file of your own",
+            )
+        return round(self._image.seconds(image_tokens) * PS)
+
+    def _chunk_ps(self, new: int, before: int) -> int:
+        """Attention of a causal chunk of *new* tokens after *before*, over all layers."""
+        end = before + new
+        pairs = new * before + (new * (new + 1) >> 1)
+        time = pairs * self._pair
+        reading = end * self._key
+        if reading > time:
+            time = reading
+        if self._limit:
+            time += self._near(new, before, pairs)
+        return round(time + before * self._expand)
+
+    def _near(self, new: int, before: int, pairs: int) -> float:
+        """Attention of the chunk where each query reads the last `limit` tokens at most."""
+        reach = self._limit
+        if before >= reach:
+            pairs = new * reach
+        elif before + new > reach:
+            rising = reach - before
+            pairs = rising * before + (rising * (rising + 1) >> 1) + (new - rising) * reach
+        return max(pairs * self._near_pair, min(before + new, reach + new) * self._near_key)
