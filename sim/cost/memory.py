@@ -47,8 +47,12 @@ class MemoryOverheads:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if getattr(self, field.name) < 0:
-                raise InputError(f"{field.name} must not be negative", where="memory overheads")
+            value = getattr(self, field.name)
+            if not 0 <= value < float("inf"):
+                raise InputError(
+                    f"{field.name} must be finite and not negative, found {value}",
+                    where="memory overheads",
+                )
 
 
 @dataclass(frozen=True)

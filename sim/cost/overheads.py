@@ -53,8 +53,8 @@ class Overheads:
         for field in fields(self):
             value = getattr(self, field.name)
             is_time = field.name.endswith("_s")
-            if value < 0 or (value == 0 and not is_time):
-                least = "not be negative" if is_time else "be above 0"
+            if not 0 <= value < float("inf") or (value == 0 and not is_time):
+                least = "be finite and not negative" if is_time else "be finite and above 0"
                 raise InputError(f"{field.name} must {least}, found {value}", where="overheads")
 
     def communication_s(

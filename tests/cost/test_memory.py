@@ -89,7 +89,7 @@ def test_overheads_are_the_callers() -> None:
     other = capacity("llama-3.1-8b", "rtx-4090", max_num_batched_tokens=2048, overheads=graphs)
     assert other.cuda_graph_bytes == GIB
     assert other.kv_blocks == plain.kv_blocks + (6.3 * 256 * 128256 - GIB) // other.block_bytes + 1
-    with pytest.raises(InputError, match="non_torch_bytes must not be negative"):
+    with pytest.raises(InputError, match="non_torch_bytes must be finite and not negative"):
         MemoryOverheads(non_torch_bytes=-1)
 
 

@@ -238,8 +238,9 @@ def test_source_names_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("gemm_flops", 0, "gemm_flops must be above 0"),
-        ("hop_s", -1e-6, "hop_s must not be negative"),
+        ("gemm_flops", 0, "gemm_flops must be finite and above 0"),
+        ("hop_s", -1e-6, "hop_s must be finite and not negative"),
+        ("link_bytes", float("nan"), "link_bytes must be finite and above 0"),
     ],
 )
 def test_overheads_are_checked(field: str, value: float, says: str) -> None:
