@@ -174,7 +174,9 @@ class CellRecords:
         cost_source: where step times come from.
         warm_up_ps: requests that arrived before this are left out of metrics.
         slo: limits in seconds by metric ("ttft_s", "tpot_s", "e2e_s").
-        prices: money: {"gpu_hour": …} and the number of GPUs, empty when not given.
+        prices: money: {"gpu_hour": …} and the number of GPUs ("gpus"; default: counted from
+            capacity), empty when not given.
+        oracle: a policy of this cell sees the future: its figures are a bound, never "the best".
     """
 
     name: str
@@ -189,3 +191,4 @@ class CellRecords:
     warm_up_ps: Picoseconds = 0
     slo: dict[str, float] = field(default_factory=dict)
     prices: dict[str, float] = field(default_factory=dict)
+    oracle: bool = False

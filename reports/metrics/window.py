@@ -1,0 +1,76 @@
+"""The requests that are measured: those that arrived after the warm-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...sim.state.records import CellRecords
+from .stats import Floats, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Columns of the measured requests.
+
+    Attributes:
+        columns: `REQUEST_COLUMNS` without the requests of the warm-up.
+        finished: mask of the requests that finished.
+        duration_s: first arrival to last completion; None when nothing finished.
+    """
+
+    columns: dict[str, NDArray[Any]]
+    finished: NDArray[np.bool_]
+    duration_s: float | None
+
+    @classmethod
+    def of(cls, cell: CellRecords) -> Window:
+        """Cut the warm-up off *cell*."""
+        keep = cell.requests["arrival_ps"] >= cell.warm_up_ps
+        columns = {name: column[keep] for name, column in cell.requests.items()}
+        finished = np.asarray(columns["status"] == "finished", dtype=np.bool_)
+        duration_s = None
+        if finished.any():
+            last_ps = int(columns["finish_ps"][finished].max())
+            duration_s = (last_ps - int(columns["arrival_ps"].min())) / 1e12
+        return cls(columns, finished, duration_s)
+
+    def __len__(self) -> int:
+        return len(self.finished)
+
+    def done(self, name: str) -> NDArray[Any]:
+        """Column *name* of the finished requests."""
+        return self.columns[name][self.finished]
+
+    def between_s(self, start: str, end: str) -> Floats:
+        """Seconds from column *start* to column *end* of every finished request."""
+        return seconds(self.done(end) - self.done(start))
+
+    def tpot_s(self) -> Floats:
+        """(last - first token) / (tokens - 1) of finished requests; NaN for a single token."""
+        gaps = self.done("output_tokens") - 1
+        span = self.between_s("first_token_ps", "finish_ps")
+        tpot_s: Floats = np.divide(span, gaps, out=np.full(len(span), np.nan), where=gaps > 0)
+        return tpot_s
+
+    def per_second(self, amount: float) -> float:
+        """*amount* over the window's duration; 0 when nothing finished."""
+        return amount / self.duration_s if self.duration_s else 0.0
+
+    def split_s(self) -> dict[str, Floats]:
+        """Where each finished request's time went: queue, transfer, prefill, decode.
+
+        The transfer of its KV is taken to lie before the first token: where in the span from
+        first scheduling to first token it lay is not recorded.
+        """
+        first = self.between_s("scheduled_ps", "first_token_ps")
+        transfer = np.minimum(seconds(self.done("transfer_ps").clip(0)), first)
+        return {
+            "queue": self.between_s("arrival_ps", "scheduled_ps"),
+            "transfer": transfer,
+            "prefill": first - transfer,
+            "decode": self.between_s("first_token_ps", "finish_ps"),
+        }

@@ -1,0 +1,51 @@
+"""requests.parquet and series.parquet: the records of every cell of a run in one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sim.state.records import REQUEST_COLUMNS, SERIES_COLUMNS, CellRecords
+from .files import replacing
+
+
+def write_requests(path: Path, cells: Sequence[CellRecords]) -> None:
+    """One row a request, ``cell`` first; one row group a cell; the same cells, the same bytes.
+
+    Raises:
+        OSError: the file could not be written; then there is none (or still the former one).
+    """
+    _write(path, [(cell.name, cell.requests) for cell in cells], REQUEST_COLUMNS)
+
+
+def write_series(path: Path, cells: Sequence[CellRecords]) -> None:
+    """One row a sample and replica, ``cell`` first; otherwise as `write_requests`."""
+    _write(path, [(cell.name, cell.series) for cell in cells], SERIES_COLUMNS)
+
+
+def _write(
+    path: Path, parts: list[tuple[str, dict[str, NDArray[Any]]]], columns: dict[str, str]
+) -> None:
+    import pyarrow.parquet
+
+    pa: Any = pyarrow  # it ships without types
+    names = pa.array([name for name, _ in parts], pa.string())
+    cell_type = pa.dictionary(pa.int32(), pa.string())
+    fields = [
+        pa.field(name, pa.string() if dtype == "str" else pa.from_numpy_dtype(np.dtype(dtype)))
+        for name, dtype in columns.items()
+    ]
+    schema = pa.schema([pa.field("cell", cell_type), *fields])
+    with (
+        replacing(path) as partial,
+        pa.parquet.ParquetWriter(partial, schema, compression="zstd") as writer,
+    ):
+        for i, (_, arrays) in enumerate(parts):
+            index = np.full(len(arrays[fields[0].name]), i, dtype=np.int32)
+            cell = pa.DictionaryArray.from_arrays(index, names)
+            rest = [pa.array(arrays[field.name], field.type) for field in fields]
+            writer.write_table(pa.table([cell, *rest], schema=schema))
