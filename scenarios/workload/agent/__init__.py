@@ -1,0 +1,1 @@
+"""The agent workload: its scenario model, its prompts, its tools, its loop."""
