@@ -42,11 +42,12 @@ class VllmV1:
 
     promise: ClassVar[Promise] = Promise(repeats=True)
 
-    _last_prefill_step: int = field(default=0, init=False, repr=False)
+    _last_prefill_step: int = field(init=False, repr=False)
     _capacity_bound: bool = field(default=False, init=False, repr=False)
     _stable: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._last_prefill_step = -self.prefill_schedule_interval
         if self.long_prefill_token_threshold < 0:
             raise ValueError(
                 f"long_prefill_token_threshold must not be negative, "

@@ -98,7 +98,7 @@ class Replica:
     @property
     def decoding(self) -> bool:
         """Whether some running request has its whole prompt computed."""
-        return self.group.size > 0 or any(not seq.is_chunk for seq in self.explicit)
+        return len(self.running) > sum(seq.is_chunk for seq in self.explicit)
 
     @property
     def executed_steps(self) -> int:

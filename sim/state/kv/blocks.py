@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ....policies.errors import InfersimError
 from ....policies.eviction.base import Eviction
 from ....policies.types import CachedBlock, Picoseconds
 from ..content import BLOCK_INDEX_BITS
@@ -193,6 +194,18 @@ class BlockPool:
 
     def leave(self, seq: Sequence, blocks: int, committed: int) -> None:
         """Nothing to settle."""
+
+    def check(self) -> int:
+        """Verify the pool's books (slow); how many blocks are held."""
+        held = sum(1 for count in self._ref[1:] if count)
+        unused = self.total + 1 - self._fresh
+        if held + self.free != self.total or len(self._blank) + unused + len(
+            self._idle
+        ) != self.free or min(self._ref) < 0:
+            raise InfersimError(
+                f"{held} KV blocks held and {self.free} free do not make {self.total}"
+            )
+        return held
 
     @property
     def cached_idle(self) -> int:

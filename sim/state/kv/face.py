@@ -56,6 +56,12 @@ class KVPool(Protocol):
         """*seq* enters the decode group: from here on it grows with the step index."""
     def leave(self, seq: Sequence, blocks: int, committed: int) -> None:
         """*seq* leaves the group having taken *blocks* in it, with *committed* blocks indexed."""
+    def check(self) -> int:
+        """Verify the pool's books (slow); how many blocks are held.
+
+        Raises:
+            InfersimError: they do not add up.
+        """
     @property
     def cached_idle(self) -> int:
         """Free blocks that still hold reusable KV."""

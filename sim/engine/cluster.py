@@ -1,0 +1,254 @@
+"""The cluster: requests come in, are placed, served and answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence as Seq
+from typing import TypeAlias
+
+from ...policies.errors import InputError
+from ...policies.types import Picoseconds, ReplicaId, Request, Routable
+from ..net.link import FifoLink
+from ..state.content import Chain, Chains
+from ..state.kv.build import make_pool
+from ..state.misses import MissExplainer
+from ..state.plan import StepPlan
+from ..state.queue import FifoQueue, OrderedQueue, WaitingQueue
+from ..state.records import GapHistogram
+from ..state.replica import Replica
+from ..state.sequence import Sequence
+from ..state.session import Call, CallResult
+from .clock import Clock
+from .config import ClusterConfig, Effort, PoolConfig
+from .journal import Journal, RequestRecord
+from .server import Server
+from .split import PullConnector, Splitter
+
+Answer: TypeAlias = Callable[[CallResult], None]
+
+
+class Cluster:
+    """Replicas behind a router.
+
+    Implements `policies.types.ClusterView` and `policies.disaggregation.base.Pools`: what routers
+    and placements see.
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        clock: Clock,
+        journal: Journal,
+        effort: Effort,
+        *,
+        leap: bool,
+    ) -> None:
+        self.config, self.clock, self.journal, self._effort = config, clock, journal, effort
+        self.chains = Chains()
+        self.gaps = GapHistogram()
+        self.servers: list[Server] = []
+        self._pool_of: list[PoolConfig] = []
+        self.mixed: list[ReplicaId] = []
+        self.prefill: list[ReplicaId] = []
+        self.decode: list[ReplicaId] = []
+        self._splitter = Splitter(
+            config.kv_link, clock, self.servers, lambda seq, i: self.servers[i].submit(seq)
+        )
+        for pool in config.pools:
+            ids = {"both": self.mixed, "prefill": self.prefill, "decode": self.decode}[pool.role]
+            for _ in range(pool.replicas):
+                ids.append(len(self.servers))
+                self._pool_of.append(pool)
+                self.servers.append(self._server(pool, len(self.servers), leap))
+        block_size = config.pools[0].limits.block_size
+        self._explainer = MissExplainer(len(self.servers), block_size)
+        self._answers: dict[int, Answer] = {}
+        self._candidates: Seq[ReplicaId] = ()
+        self._reports: list[Routable] = []
+        self._reported_at: Picoseconds = -1
+        self._chain: Chain | None = None
+
+    def _server(self, pool: PoolConfig, number: int, leap: bool) -> Server:
+        kv = make_pool(pool.limits, pool.make_eviction())
+        connector = None
+        if pool.role == "prefill":
+            connector = self._splitter.source
+        elif pool.role == "decode":
+            connector = PullConnector(self._splitter, number, pool)
+        replica = Replica(
+            pool.limits,
+            kv,
+            pool.make_scheduler(),
+            lambda: self._queue(pool),
+            connector=connector,
+            gaps=self.gaps,
+        )
+        return Server(
+            self.clock,
+            number,
+            replica,
+            pool.cost,
+            self._effort,
+            leap=leap,
+            on_end=lambda seq: self._ended(number, seq),
+            on_first_token=lambda seq: self._explainer.computed(number, seq, seq.prompt_tokens),
+            on_plan=lambda plan: self._planned(number, plan),
+        )
+
+    def _queue(self, pool: PoolConfig) -> WaitingQueue:
+        order = pool.order
+        if order is None:
+            return FifoQueue()
+        return OrderedQueue(
+            lambda seq: order.key(seq, self.clock.now_ps), dynamic=order.promise.dynamic
+        )
+
+    # ---- a request's way ----------------------------------------------------------------------------
+
+    def submit(self, call: Call, answer: Answer) -> None:
+        """A call reaches the router; *answer* is called when it has ended."""
+        request, chain = self._request(call)
+        self.journal.arrived += 1
+        self._chain = chain
+        placement = self.config.disaggregation.place(request, self, self._route(request))
+        pool = self._pool_of[placement.prefill]
+        final = self._pool_of[placement.decode] if placement.decode is not None else pool
+        reason = _refusal(request, pool) or _refusal(request, final)
+        if reason:
+            self.journal.refused(request, self.clock.now_ps, reason)
+            answer(CallResult(False, reason, 0))
+            return
+        self._answers[request.id] = answer
+        record = RequestRecord(request.arrival_ps)
+        record.prefill_replica = placement.prefill
+        if placement.decode is None:
+            seq = Sequence(request, call.output_tokens, chain, pool.limits.max_model_len)
+        else:
+            seq = self._splitter.split(request, call.output_tokens, chain, placement, pool, final)
+        seq.record = record
+        self.servers[placement.prefill].submit(seq)
+
+    def _request(self, call: Call) -> tuple[Request, Chain]:
+        prompt_tokens = sum(segment.tokens for segment in call.prompt)
+        if prompt_tokens < 1 or call.output_tokens < 1:
+            raise InputError(
+                f"a call needs at least one prompt token and one output token, "
+                f"found {prompt_tokens} and {call.output_tokens}"
+            )
+        request = Request(
+            id=self.journal.arrived,
+            arrival_ps=self.clock.now_ps,
+            prompt=call.prompt,
+            prompt_tokens=prompt_tokens,
+            max_tokens=call.max_tokens if call.max_tokens is not None else 1 << 40,
+            output_content=call.output_content,
+            session=call.session,
+            turn=call.turn,
+            priority=call.priority,
+            tenant=call.tenant,
+            kind=call.kind,
+            model=call.model,
+            lora=call.lora,
+            salt=call.salt,
+            items=call.items,
+            tool_time_s=call.tool_time_s,
+        )
+        chain = self.chains.chain(
+            call.prompt, model=call.model, lora=call.lora, salt=call.salt, items=call.items
+        )
+        chain.append(call.output_content, 0, 0)
+        return request, chain
+
+    def _planned(self, number: int, plan: StepPlan) -> None:
+        for chunk in plan.chunks:
+            if chunk.admitted is not None and chunk.seq.record.scheduled_ps < 0:
+                chunk.seq.record.scheduled_ps = self.clock.now_ps
+        for seq, _, local, remote, resumed in plan.admissions:
+            record = seq.record
+            if resumed:
+                continue
+            if number == record.prefill_replica:
+                record.hit_tokens = local
+                cost = self._pool_of[number].cost.prefill_ps
+                record.misses = self._explainer.explain(number, seq, local, cost)
+            else:
+                record.remote_tokens = remote.tokens
+
+    def _ended(self, number: int, seq: Sequence) -> None:
+        record = seq.record
+        record.preemptions += seq.preemptions
+        record.recomputed += seq.recomputed
+        self._explainer.computed(number, seq, seq.known - 1)
+        if self._splitter.prefilled(seq):
+            return
+        self._finish(number, seq)
+
+    def _finish(self, number: int, seq: Sequence) -> None:
+        self.journal.ended(seq, seq.record, number, self.clock.now_ps)
+        answer = self._answers.pop(seq.id)
+        answer(CallResult(True, "", seq.known - seq.prompt_tokens))
+
+    @property
+    def open_requests(self) -> int:
+        """Requests taken and not answered yet."""
+        return len(self._answers)
+
+    @property
+    def link(self) -> FifoLink | None:
+        """What carries KV between pools."""
+        return self._splitter.link
+
+    # ---- what routers see -----------------------------------------------------------------------------
+
+    def _route(self, request: Request) -> Callable[[Seq[ReplicaId]], ReplicaId]:
+        def route(candidates: Seq[ReplicaId]) -> ReplicaId:
+            serving = [i for i in candidates if self._pool_of[i].model in ("", request.model)]
+            self._candidates = serving or candidates
+            chosen = self.config.routing.route(request, self)
+            if chosen not in self._candidates:
+                raise InputError(
+                    f"the router chose replica {chosen}; it may choose {list(self._candidates)}"
+                )
+            return chosen
+
+        return route
+
+    @property
+    def now(self) -> Picoseconds:
+        """The time."""
+        return self.clock.now_ps
+
+    @property
+    def replicas(self) -> list[Routable]:
+        """The candidates for the request being routed, as they last reported."""
+        age = self.config.signal_age_ps
+        if not age:
+            return [self._report(i) for i in self._candidates]
+        passed = self.now - self._reported_at
+        return [self._reports[i]._replace(age_ps=passed) for i in self._candidates]
+
+    def _report(self, number: ReplicaId) -> Routable:
+        server = self.servers[number]
+        held, _ = server.kv_now()
+        replica = server.replica
+        return Routable(
+            number, replica.waiting_count, len(replica.running), held / replica.pool.total, 0
+        )
+
+    def keep_reporting(self) -> None:
+        """Take the reports of all replicas now, and again after each signal age."""
+        self._reports = [self._report(i) for i in range(len(self.servers))]
+        self._reported_at = self.clock.now_ps
+
+    def prefix_hit_tokens(self, replica: ReplicaId, request: Request) -> int:
+        """Tokens of the prompt that the replica's index holds (routers follow KV events)."""
+        assert self._chain is not None
+        pool = self.servers[replica].replica.pool
+        probe = Sequence(request, 1, self._chain, request.prompt_tokens + 1)
+        return pool.match(probe, request.prompt_tokens - 1).blocks * pool.block_size
+
+
+def _refusal(request: Request, pool: PoolConfig) -> str:
+    limit = pool.limits.max_model_len
+    if request.prompt_tokens >= limit:
+        return f"prompt over the context limit of {limit} tokens"
+    return ""

@@ -1,0 +1,211 @@
+"""One replica in simulated time: it plans steps, lets their time pass, and leaps where it can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...policies.errors import NoProgressError
+from ...policies.types import Picoseconds
+from ..cost.base import StepCost, StepShape
+from ..state.plan import StepPlan
+from ..state.replica import Replica
+from ..state.sequence import Sequence
+from .clock import REPLICA, Clock
+from .config import Effort
+from .leap import Span
+
+
+class Server:
+    """Drives a `Replica` by callbacks at step boundaries, one event per decision.
+
+    With leaps off every step is an event; with leaps on a run of equal decode steps is one, cut
+    at the next boundary when something arrives. Both give the same records, byte for byte.
+
+    Args:
+        number: the replica's id; ties at one instant go by it.
+        on_end: called with each sequence that ended, in order.
+        on_first_token: called with each sequence that answered its first token.
+        on_plan: called with each plan as it is made.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        number: int,
+        replica: Replica,
+        cost: StepCost,
+        effort: Effort,
+        *,
+        leap: bool,
+        on_end: Callable[[Sequence], None],
+        on_first_token: Callable[[Sequence], None],
+        on_plan: Callable[[StepPlan], None],
+    ) -> None:
+        self.number, self.replica, self.cost = number, replica, cost
+        self._clock, self._effort, self._leap = clock, effort, leap
+        self._on_end, self._on_plan, self._on_first_token = on_end, on_plan, on_first_token
+        self._depth = 2 if replica.limits.async_scheduling else 1
+        self._wake: Any = None  # the pending callback; older ones are stale
+        self._spans: list[Span] = []  # of the plans in flight
+        self._inbox: list[Callable[[], None]] = []  # for the next boundary
+        self._free_at: Picoseconds = 0  # when the device has done all that is planned
+        self.last_end: Picoseconds = 0  #: of the last finished step
+        self.busy_ps: Picoseconds = 0
+
+    # ---- from outside ---------------------------------------------------------------------------
+
+    def submit(self, seq: Sequence) -> None:
+        """A request arrives; it is seen at the next decision."""
+        self.replica.submit(seq)
+        self._stir()
+
+    def tell(self, message: Callable[[], None]) -> None:
+        """Do *message* to the replica at the next decision, as workers report with a step."""
+        self._inbox.append(message)
+        self._stir()
+
+    def _stir(self) -> None:
+        plans = self.replica.in_flight
+        if not plans:
+            if self._wake is None:
+                self._wake_at(self._clock.now_ps)
+            return
+        plan = plans[-1]
+        if plan.repeat == 1:
+            return
+        lag = self._depth - 1
+        steps = max(self._spans[-1].steps_by(self._instant()) + lag, 1)
+        if steps < plan.repeat:
+            plan.repeat = steps
+            self._free_at = self._spans[-1].end(steps)
+            self._wake_at(self._next_decision())
+
+    def _instant(self) -> Picoseconds:
+        """Now, or a moment later if this replica's boundary at this instant is past."""
+        return self._clock.now_ps + self._clock.passed(REPLICA + self.number)
+
+    # ---- steps ------------------------------------------------------------------------------------
+
+    def _wake_at(self, time_ps: Picoseconds) -> None:
+        self._wake = self._clock.at(time_ps, REPLICA + self.number, self._boundary)
+
+    def _next_decision(self) -> Picoseconds:
+        """When a plan in flight has ended so far that the next one is made."""
+        plans, spans = self.replica.in_flight, self._spans
+        last = plans[-1].repeat
+        if len(plans) == self._depth == 1 or (len(plans) == 1 and last == 1):
+            return spans[-1].end(last)
+        if len(plans) == 1 or last > 1:
+            return spans[-1].end(last - 1)
+        return spans[0].end(plans[0].repeat)
+
+    def _boundary(self, callback: object) -> None:
+        if callback is not self._wake:
+            return  # the leap was cut
+        self._wake = None
+        self._effort.events += 1
+        replica, now = self.replica, self._clock.now_ps
+        while replica.in_flight:
+            plan, span = replica.in_flight[0], self._spans[0]
+            done = plan.repeat if span.end(plan.repeat) <= now else plan.repeat - 1
+            if done < 1 or span.end(done) > now:
+                break
+            self._finish(plan, span, done)
+        if self._inbox:
+            messages, self._inbox = self._inbox, []
+            for message in messages:
+                message()
+        ended, replica.finished = replica.finished, []
+        for seq in ended:
+            self._on_end(seq)
+        self._plan(now)
+
+    def _finish(self, plan: StepPlan, span: Span, steps: int) -> None:
+        effort = self._effort
+        effort.steps += steps
+        effort.leapt_steps += steps - 1
+        if plan.group:
+            self._log_gaps(plan.group, span, steps)
+        end = span.end(steps)
+        self.last_end = end
+        self.busy_ps += end - span.start_ps
+        whole = steps == plan.repeat
+        self.replica.finish(plan, end, steps)
+        for seq, _, _ in self.replica.emitted:
+            if seq.first_token_ps == end:
+                self._on_first_token(seq)
+        if whole:
+            del self._spans[0]
+        else:
+            span.start_ps = end
+            span.first_ps += steps * span.growth_ps
+
+    def _log_gaps(self, members: int, span: Span, steps: int) -> None:
+        gaps, idle = self.replica.gaps, span.start_ps - self.last_end
+        if not idle:
+            gaps.add(span.first_ps, span.growth_ps, steps, members)
+            return
+        gaps.add(span.first_ps + idle, 0, 1, members)
+        if steps > 1:
+            gaps.add(span.first_ps + span.growth_ps, span.growth_ps, steps - 1, members)
+
+    def _plan(self, now: Picoseconds) -> None:
+        replica = self.replica
+        while len(replica.in_flight) < self._depth:
+            plan = replica.schedule(now)
+            self._on_plan(plan)
+            if not plan.tokens:
+                break
+            self._launch(plan, max(now, self._free_at))
+        if replica.in_flight:
+            self._wake_at(self._next_decision())
+        elif replica.running or (replica.waiting and not replica.holding):
+            raise NoProgressError(
+                f"replica {self.number} has {len(replica.waiting)} requests waiting and "
+                f"{len(replica.running)} running, and its scheduler plans nothing"
+            )
+
+    def _launch(self, plan: StepPlan, start: Picoseconds) -> None:
+        cost, replica = self.cost, self.replica
+        if not plan.pure_decode:
+            span = Span(start, cost.duration_ps(shape_of(plan)), 0)
+        else:
+            context = plan.group_context_tokens
+            line = cost.decode_line(plan.group, context)
+            span = Span(start, line.base_ps + line.slope_ps * context, line.slope_ps * plan.group)
+            if self._leap and len(replica.in_flight) == self._depth:
+                within = -(-(line.until - context) // plan.group)
+                steps = min(replica.repeats(plan), within)
+                plan.repeat = max(steps, 1)
+        self._spans.append(span)
+        self._free_at = span.end(plan.repeat)
+
+    # ---- what others may read in the middle of a leap -----------------------------------------------
+
+    def kv_now(self) -> tuple[int, int]:
+        """(blocks held, blocks idle but cached) as the step under way has them."""
+        replica = self.replica
+        plan = replica.in_flight[-1] if replica.in_flight else None
+        if plan is None or plan.repeat == 1:
+            return replica.kv_at(replica.step_index)
+        steps = self._spans[-1].steps_by(self._instant()) + self._depth - 1
+        return replica.kv_at(plan.index + min(max(steps, 1), plan.repeat))
+
+
+def shape_of(plan: StepPlan) -> StepShape:
+    """The work of a plan that is not pure decode, as a cost model sees it."""
+    decodes, context = plan.group, plan.group_context_tokens
+    prefills: list[tuple[int, int]] = []
+    samples = plan.group
+    for chunk in plan.chunks:
+        if chunk.tokens == 1:
+            decodes += 1
+            context += chunk.start + 1
+        else:
+            prefills.append((chunk.tokens, chunk.start))
+        samples += chunk.samples * (1 + chunk.drafts)
+    image_tokens = sum(
+        seq.request.items[index].tokens for seq, items in plan.encoder for index in items
+    )
+    return StepShape(decodes, context, tuple(prefills), samples, image_tokens)

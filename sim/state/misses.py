@@ -1,0 +1,163 @@
+"""Why a prompt's tokens were not in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ...policies.types import Picoseconds, Request
+from .content import Chain
+from .sequence import Sequence
+
+REASONS = ("never_seen", "evicted", "diverged", "elsewhere", "rounding")
+
+
+@dataclass(slots=True)
+class Misses:
+    """Tokens of one prompt by why they missed, what computing them cost, and where it began.
+
+    Attributes:
+        tokens, cost_ps: by reason, in the order of `REASONS`.
+        first: label of the segment in which the first miss lies; "" for none.
+    """
+
+    tokens: list[int] = field(default_factory=lambda: [0] * len(REASONS))
+    cost_ps: list[Picoseconds] = field(default_factory=lambda: [0] * len(REASONS))
+    first: str = ""
+
+
+class Seen:
+    """Which prefixes a replica (or the cluster) has computed, ever: links and how far they went."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, int] = {}
+
+    def add(self, chain: Chain, tokens: int) -> None:
+        """The first *tokens* of *chain* were computed."""
+        ends = self._ends
+        end = tokens
+        for start, link in zip(reversed(chain.starts), reversed(chain.links), strict=True):
+            if start >= tokens:
+                continue
+            if ends.get(link, 0) >= end:
+                return  # then all before it is known as well
+            ends[link] = end
+            end = start
+
+    def reach(self, link: int) -> int:
+        """The longest prefix computed that ends within *link*; 0 when none."""
+        return self._ends.get(link, 0)
+
+
+class MissExplainer:
+    """Explains misses for all replicas of a run.
+
+    A token that missed is *evicted* when its prefix was computed on this replica before (it must
+    have left since), *elsewhere* when only on another, *diverged* when its own text was computed
+    before but behind another prefix, *rounding* when it was here but cannot be hit because only
+    whole blocks are cached and one token is always computed, and else *never seen*.
+    """
+
+    def __init__(self, replicas: int, block_size: int) -> None:
+        self._here = [Seen() for _ in range(replicas)]
+        self._anywhere = Seen()
+        self._texts: dict[int, int] = {}  # content -> tokens of it ever computed
+        self._block_size = block_size
+
+    def computed(self, replica: int, seq: Sequence, tokens: int) -> None:
+        """The first *tokens* of *seq* are in the replica's KV."""
+        self._here[replica].add(seq.chain, tokens)
+        self._anywhere.add(seq.chain, tokens)
+        texts = self._texts
+        left = tokens
+        for content, offset, length, _ in seq.request.prompt:
+            end = offset + min(length, left)
+            if texts.get(content, 0) < end:
+                texts[content] = end
+            left -= length
+            if left <= 0:
+                return
+        texts[seq.request.output_content] = max(left, texts.get(seq.request.output_content, 0))
+
+    def explain(
+        self,
+        replica: int,
+        seq: Sequence,
+        hit_tokens: int,
+        cost: Callable[[int, int], Picoseconds],
+    ) -> Misses:
+        """Why the prompt tokens from *hit_tokens* on missed.
+
+        Args:
+            cost: ``cost(tokens, context_tokens)``, the time that computing them takes.
+        """
+        misses = Misses()
+        request = seq.request
+        prompt = seq.prompt_tokens
+        if hit_tokens >= prompt:
+            return misses
+        here = self._reach(self._here[replica], seq.chain, hit_tokens, prompt)
+        anywhere = self._reach(self._anywhere, seq.chain, here, prompt)
+        # what was here but fills no whole block that could have been hit
+        whole = min(here, prompt - 1) // self._block_size * self._block_size
+        at = hit_tokens
+        if here > at:
+            at = self._book(misses, 1 if whole > at else 4, at, here, cost)
+        if anywhere > at:
+            at = self._book(misses, 3, at, anywhere, cost)
+        self._book_texts(misses, request, at, cost)
+        misses.first = _label_at(request, hit_tokens)
+        return misses
+
+    def _reach(self, seen: Seen, chain: Chain, at: int, prompt: int) -> int:
+        """How far the prefix that ends at *at* was computed before."""
+        for i, (start, link) in enumerate(zip(chain.starts, chain.links, strict=True)):
+            end = chain.starts[i + 1] if i + 1 < len(chain.starts) else prompt
+            if end <= at:
+                continue
+            if start >= prompt:
+                break
+            reach = min(seen.reach(link), end, prompt)
+            at = max(at, reach)
+            if reach < end:
+                break
+        return at
+
+    def _book_texts(
+        self,
+        misses: Misses,
+        request: Request,
+        at: int,
+        cost: Callable[[int, int], Picoseconds],
+    ) -> None:
+        start = 0
+        for content, offset, length, _ in request.prompt:
+            end = start + length
+            if end > at:
+                known = start + self._texts.get(content, 0) - offset
+                diverged = min(end, known)
+                if diverged > at:
+                    at = self._book(misses, 2, at, diverged, cost)
+                if end > at:
+                    at = self._book(misses, 0, at, end, cost)
+            start = end
+
+    def _book(
+        self,
+        misses: Misses,
+        reason: int,
+        start: int,
+        end: int,
+        cost: Callable[[int, int], Picoseconds],
+    ) -> int:
+        misses.tokens[reason] += end - start
+        misses.cost_ps[reason] += cost(end - start, start)
+        return end
+
+
+def _label_at(request: Request, position: int) -> str:
+    for segment in request.prompt:
+        if position < segment.tokens:
+            return segment.label
+        position -= segment.tokens
+    return ""
