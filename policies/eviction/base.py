@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, TypeAlias
 
 from ..types import CachedBlock, Picoseconds, Promise, Request
+from .future import NextUse
 
 Key: TypeAlias = tuple[Any, ...]
 
@@ -37,6 +38,13 @@ class Eviction:
         of becoming free.
         """
         return None
+
+    def attach(self, future: NextUse) -> None:
+        """Hear the future, before the run. Called only if the class promises `oracle`.
+
+        Indices are `Request.id`; a host that records another order lets *future* keep its own
+        position and ignore the index it is given.
+        """
 
     def on_insert(self, block: CachedBlock, request: Request | None) -> None:
         """A block entered the index."""

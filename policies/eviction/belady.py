@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import inf
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from ..errors import InputError
 from ..registry import eviction
 from ..types import CachedBlock, Picoseconds, Promise, Request
 from .base import Eviction, Key
-
-
-class NextUse(Protocol):
-    """The future of a stream of requests that is known beforehand."""
-
-    def next_use(self, block_key: int, now_index: int) -> float:
-        """Index of the first request after *now_index* that has the block; infinity for none."""
-
-
-class RecordedUses:
-    """The future read from a recorded stream.
-
-    Args:
-        stream: the block keys of every request, in order of `Request.id`.
-    """
-
-    def __init__(self, stream: Iterable[Iterable[int]]) -> None:
-        self._uses: dict[int, list[int]] = {}
-        for index, keys in enumerate(stream):
-            for key in keys:
-                self._uses.setdefault(key, []).append(index)
-
-    def next_use(self, block_key: int, now_index: int) -> float:
-        """As `NextUse.next_use`."""
-        uses = self._uses.get(block_key, ())
-        at = bisect_right(uses, now_index)
-        return uses[at] if at < len(uses) else inf
+from .future import NextUse
 
 
 @eviction("belady")
@@ -48,29 +19,27 @@ class Belady(Eviction):
 
     Belady, "A study of replacement algorithms for a virtual-storage computer" (IBM Systems
     Journal 5(2), 1966). Among equals the deepest leaves first, so that what stays is always a
-    prefix. The host attaches the recorded future before the run and may leave out of the cache
-    a block that would be the next to leave. It is refused where the stream is not fixed.
+    prefix. It is refused where the stream of requests is not known beforehand.
     """
 
     promise: ClassVar[Promise] = Promise(repeats=True, oracle=True)
     observes: ClassVar[bool] = True
 
-    _oracle: NextUse | None = field(default=None, init=False, repr=False, compare=False)
+    _future: NextUse | None = field(default=None, init=False, repr=False, compare=False)
     _now_index: int = field(default=-1, init=False, repr=False, compare=False)
 
-    def attach(self, oracle: NextUse) -> None:
-        """Give it the future; indices are `Request.id`, or the oracle keeps its own position."""
-        self._oracle = oracle
+    def attach(self, future: NextUse) -> None:
+        self._future = future
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
-        if self._oracle is None:
+        if self._future is None:
             raise InputError(
-                "eviction belady needs to know the future, and this run has no recorded stream",
-                help="replay a trace (infersim cache, or an open-loop trace workload), "
-                "or take another eviction policy",
+                "eviction belady reads the future, and the requests of this run are not known "
+                "beforehand",
+                help="replay a trace with it (infersim cache TRACE), or take another policy",
             )
         self._see(request)
-        return (-self._oracle.next_use(block.key, self._now_index), -block.position)
+        return (-self._future.next_use(block.key, self._now_index), -block.position)
 
     def on_insert(self, block: CachedBlock, request: Request | None) -> None:
         self._see(request)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from ..errors import UnknownNameError
 from ..registry import eviction
 from ..types import CachedBlock, Picoseconds, Promise, Request
 from .base import Eviction, Key
 
-COUNTINGS = ("forget", "global")
+Counting = Literal["forget", "global"]
 
 
 @eviction("lfu")
@@ -28,12 +28,12 @@ class Lfu(Eviction):
     promise: ClassVar[Promise] = Promise(repeats=True, exportable=True)
     observes: ClassVar[bool] = True
 
-    counting: str = "forget"
+    counting: Counting = "forget"
     _references: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.counting not in COUNTINGS:
-            raise UnknownNameError("counting of lfu", self.counting, COUNTINGS)
+        if self.counting not in get_args(Counting):
+            raise UnknownNameError("counting of lfu", self.counting, get_args(Counting))
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         if self.counting == "forget":

@@ -1,0 +1,173 @@
+"""One stream of block look-ups through one cache of one capacity.
+
+Every id of a request is one block, a partial last one included; answers are not cached and
+nothing is pinned. A hit is a block that is cached together with all its predecessors of the same
+request; the rest are misses. Misses are inserted one by one, each evicting one block when the
+cache is full, except that a block which is cached already (behind a gap) keeps its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heappop, heappush
+from math import inf
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from ...policies.errors import InputError
+from ...policies.eviction.base import Eviction, Key
+from ...policies.types import CachedBlock, Picoseconds, Request
+from .order import Order
+from .stream import Stream
+
+
+class Row(NamedTuple):
+    """One policy at one capacity.
+
+    Attributes:
+        eviction: the policy, as the user named it.
+        capacity: in blocks; infinity for no limit.
+        hit_rate: hits / references.
+        hits: blocks found.
+        references: blocks asked for.
+        seconds: wall-clock time of the replay, without reading the trace.
+    """
+
+    eviction: str
+    capacity: float
+    hit_rate: float
+    hits: int
+    references: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; an infinite capacity is the text "inf"."""
+        capacity = "inf" if self.capacity == inf else int(self.capacity)
+        return {**self._asdict(), "capacity": capacity}
+
+
+def replay(stream: Stream, policy: Eviction, capacity: float, *, name: str = "") -> Row:
+    """The hit rate of one policy at one capacity.
+
+    Args:
+        stream: what is looked up.
+        policy: a fresh object; an oracle is told the stream.
+        capacity: in blocks, a whole number from 1; infinity for no limit.
+        name: what the row calls the policy.
+
+    Raises:
+        InputError: another capacity.
+    """
+    if capacity != inf and not (capacity >= 1 and capacity == int(capacity)):
+        raise InputError(f"a capacity of {capacity:g} blocks: allowed are 1, 2, … and inf")
+    if policy.promise.oracle:
+        policy.attach(stream.future)
+    start = perf_counter()
+    if capacity == inf:
+        hits = _endless(stream)
+    else:
+        cache = ReplayCache(int(capacity), policy)
+        hits = sum(cache.serve(request, blocks) for request, blocks in stream.lookups)
+    seconds = perf_counter() - start
+    references = stream.references
+    return Row(name, capacity, hits / references if references else 0.0, hits, references, seconds)
+
+
+def _endless(stream: Stream) -> int:
+    """Hits where nothing is ever evicted, so that no policy is asked anything."""
+    seen: set[int] = set()
+    hits = 0
+    for _, blocks in stream.lookups:
+        whole = True
+        for block in blocks:
+            if block not in seen:
+                whole = False
+                seen.add(block)
+            elif whole:
+                hits += 1
+    return hits
+
+
+class ReplayCache:
+    """Blocks of which none is ever held, kept in a policy's order of eviction.
+
+    The policy is asked for a block's key each time the block is hit or inserted. An oracle may
+    bypass: a block that would be the next to leave is not let in.
+
+    Args:
+        capacity: how many blocks it holds, at least 1.
+        policy: the order in which they leave.
+    """
+
+    def __init__(self, capacity: int, policy: Eviction) -> None:
+        self._capacity, self._policy = capacity, policy
+        self._may_bypass, self._dynamic = policy.promise.oracle, policy.promise.dynamic
+        self._cached: dict[int, tuple[CachedBlock, Key]] = {}
+        self._order = Order()
+        self._turns: list[tuple[Picoseconds, int, int, Key]] = []  # when, ranking, block, new key
+        self._insertions = self._rankings = 0
+
+    def __len__(self) -> int:
+        return len(self._cached)
+
+    def __contains__(self, block: int) -> bool:
+        return block in self._cached
+
+    def serve(self, request: Request, blocks: Iterable[int]) -> int:
+        """Look *blocks* up at the request's arrival, insert the misses, return the hits."""
+        cached, policy = self._cached, self._policy
+        hits, whole = 0, True
+        for position, block in enumerate(blocks):
+            entry = cached.get(block)
+            if entry is None:
+                whole = False
+                unit = CachedBlock(block, position, 1, 0, self._insertions)
+                if len(cached) < self._capacity or self._make_room(unit, request):
+                    self._insertions += 1
+                    if policy.observes:
+                        policy.on_insert(unit, request)
+                    self._order.put(block, self._rank(unit, request))
+            elif whole:
+                hits += 1
+                (_, _, _, known, inserted), key = entry
+                unit = CachedBlock(block, position, 1, known + 1, inserted)
+                if policy.observes:
+                    policy.on_hit(unit, request)
+                self._order.move(block, key, self._rank(unit, request))
+        return hits
+
+    def _rank(self, unit: CachedBlock, request: Request) -> Key:
+        key = self._policy.key(unit, request, request.arrival_ps)
+        if self._dynamic:
+            self._rankings += 1
+            key = self._watch(unit[0], key, self._rankings)
+        self._cached[unit[0]] = (unit, key)
+        return key
+
+    def _make_room(self, unit: CachedBlock, request: Request) -> bool:
+        """Evict one block, unless *unit* bypasses the full cache: then False."""
+        policy, now = self._policy, request.arrival_ps
+        if self._turns:
+            self._turn(now)
+        if self._may_bypass and policy.key(unit, request, now) <= self._order.first():
+            return False
+        victim, _ = self._cached.pop(self._order.pop())
+        if policy.observes:
+            policy.on_evict(victim)
+        return True
+
+    def _watch(self, block: int, key: Key, ranking: int) -> Key:
+        """Note when *key* turns. The ranking in the key keeps the block's place when it does."""
+        turn = self._policy.next_key(key)
+        if turn is not None:
+            heappush(self._turns, (turn[0], ranking, block, turn[1]))
+        return (key, ranking)
+
+    def _turn(self, now: Picoseconds) -> None:
+        while self._turns and self._turns[0][0] <= now:
+            _, ranking, block, key = heappop(self._turns)
+            entry = self._cached.get(block)
+            if entry is not None and entry[1][1] == ranking:
+                key = self._watch(block, key, ranking)
+                self._cached[block] = (entry[0], key)
+                self._order.move(block, entry[1], key)
