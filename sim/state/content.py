@@ -7,6 +7,8 @@ from collections.abc import Hashable, Iterable
 
 from ...policies.types import MultiModalItem, Segment
 
+BLOCK_INDEX_BITS = 32  #: a block's key is its link, shifted, with its index below
+
 
 class Contents:
     """Numbers texts: equal keys get equal ids, in order of first use."""
@@ -89,6 +91,21 @@ class Chain:
     def link_at(self, token: int) -> int:
         """The identity of the prefix that ends with token number *token*."""
         return self.links[bisect_right(self.starts, token) - 1]
+
+    def block_keys(self, first: int, last: int, block_size: int) -> list[int]:
+        """Identities of blocks first..last-1: the link at the block's end, and its index."""
+        keys: list[int] = []
+        starts, links = self.starts, self.links
+        run = bisect_right(starts, (first + 1) * block_size - 1) - 1 if first < last else 0
+        while first < last:
+            # the last block whose final token still lies in this run
+            end = last if run + 1 == len(starts) else min(last, starts[run + 1] // block_size)
+            if first < end:
+                base = links[run] << BLOCK_INDEX_BITS
+                keys.extend(range(base | first, base + end))
+                first = end
+            run += 1
+        return keys
 
     def agrees(self, other: Chain, limit: int) -> int:
         """How many of the first *limit* tokens the two chains share."""

@@ -174,8 +174,8 @@ class CellRecords:
         cost_source: where step times come from.
         warm_up_ps: requests that arrived before this are left out of metrics.
         slo: limits in seconds by metric ("ttft_s", "tpot_s", "e2e_s").
-        prices: money: {"gpu_hour": …} and the number of GPUs ("gpus"; default: counted from
-            capacity), empty when not given.
+        prices: money: {"gpu_hour_usd": …} and the number of GPUs ("gpus"; default: counted
+            from capacity), empty when not given.
         oracle: a policy of this cell sees the future: its figures are a bound, never "the best".
     """
 

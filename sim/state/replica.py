@@ -470,12 +470,13 @@ class Replica:
         rest = seq.last_token - ahead
         if rest <= 0 or self.limits.num_spec_tokens or seq.stale or self.encoder.holds(seq):
             return
+        if not self.pool.join(seq):
+            return
         step = self.step_index
         del self.explicit[seq]
         seq.joined = step
         seq.fin = fin = step - 1 + rest
         self.group.add(seq, step)
-        self.pool.join(seq)
         self._ends.setdefault(fin, []).append(seq)
         edge = fin + 1 + (self._lag and not seq.ends_by_limit)
         if self._lag and seq.ends_by_limit:

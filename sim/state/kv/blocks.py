@@ -189,8 +189,9 @@ class BlockPool:
         """Lazy pools only."""
         raise NotImplementedError("a block pool grows each sequence by `acquire`")
 
-    def join(self, seq: Sequence) -> None:
-        """Nothing to prepare: the replica grows members one by one."""
+    def join(self, seq: Sequence) -> bool:
+        """Always: the replica grows members one by one."""
+        return True
 
     def leave(self, seq: Sequence, blocks: int, committed: int) -> None:
         """Nothing to settle."""

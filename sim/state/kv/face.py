@@ -52,8 +52,8 @@ class KVPool(Protocol):
         """Take blocks from *first_block* on out of the index: their KV is bad."""
     def reserve(self, blocks: int) -> None:
         """The decode group has taken *blocks* in all since it was empty (lazy pools)."""
-    def join(self, seq: Sequence) -> None:
-        """*seq* enters the decode group: from here on it grows with the step index."""
+    def join(self, seq: Sequence) -> bool:
+        """*seq* may enter the decode group: from here on it grows with the step index."""
     def leave(self, seq: Sequence, blocks: int, committed: int) -> None:
         """*seq* leaves the group having taken *blocks* in it, with *committed* blocks indexed."""
     def check(self) -> int:
