@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import typer
 
-from ..policies.errors import InfersimError, InputError
+from ..policies.errors import InfersimError, InputError, UnknownNameError
 from ..scenarios.faults import described
 from .app import app
 from .codes import BAD_INPUT, BROKEN_PIPE, FAILED, INTERRUPTED, OK
@@ -53,16 +52,10 @@ def run(arguments: Sequence[str]) -> int:
 def _say_usage(error: Exception) -> None:
     message = error.format_message()  # type: ignore[attr-defined]
     context = error.ctx  # type: ignore[attr-defined]
-    complain(InputError(message, help=_usage_help(message, context)))
-
-
-def _usage_help(message: str, context: typer.Context | None) -> str:
     if context is None:
-        return "infersim --help"
-    asked = f"{context.command_path} --help"
-    if not message.startswith("No such command"):
-        return asked
-    names = sorted(context.command.commands)  # type: ignore[attr-defined]
-    near = get_close_matches(message.split("'")[1], names, 1, 0.5)
-    hint = f'did you mean "{near[0]}"? ' if near else ""
-    return f"{hint}known: {', '.join(names)}"
+        complain(InputError(message, help="infersim --help"))
+    elif message.startswith("No such command"):
+        names = context.command.commands
+        complain(UnknownNameError("command", message.split("'")[1], names))
+    else:
+        complain(InputError(message, help=f"{context.command_path} --help"))

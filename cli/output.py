@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,10 +27,11 @@ SUMMARY = "summary.json"
 
 
 class Written(NamedTuple):
-    """What `RunFolder.write` wrote: the content of summary.json, and what to print."""
+    """What `RunFolder.write` wrote: the content of summary.json, what to print, what to open."""
 
     summary: dict[str, Any]
     text: str
+    file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,10 @@ class RunFolder:
         }
         if missing:
             summary["incomplete"] = missing
-        cell_times = [{"cell": one.records.name, "wall_s": one.wall_s} for one in outcome.finished]
+        cell_times = [
+            {"cell": one.records.name, "wall_s": one.wall_s, **asdict(one.effort)}
+            for one in outcome.finished
+        ]
         with _replacing(folder) as partial:
             scenario = scenario_text(self.scenario)
             _write(partial / "scenario.yaml", scenario)
@@ -124,9 +128,8 @@ class RunFolder:
                 write_report(
                     partial / "report.html", title, records, metrics, scenario, origin, command
                 )
-        text = render(title, records, metrics)
         last = folder / "report.html" if report else folder / SUMMARY
-        return Written(summary, f"{text}\n\n{last}")
+        return Written(summary, render(title, records, metrics), last)
 
     def _provenance(self, records: Sequence[CellRecords]) -> dict[str, Any]:
         """What made the figures: nothing of the time or the machine."""

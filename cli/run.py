@@ -52,17 +52,18 @@ def run(
 
     source = load.read(scenario, set_ or (), seed)
     base, cells = grid.cells(source)
-    target = RunFolder.choose(base, build.inputs(base, source.folders), out)
+    scenarios = [cell.scenario for cell in cells]
+    target = RunFolder.choose(base, build.inputs(scenarios, source.folders), out)
     if not quiet:
-        for line in build.capacity_lines(cells, source.folders):
+        for line in build.capacity_lines(scenarios, source.folders):
             note(line)
     start = perf_counter()
     with ProgressView([cell.name for cell in cells], quiet=quiet) as view:
         outcome = runner.run_cells(
             cells, source.folders, jobs=jobs or runner.cores(), leap=leap, listen=view.hear
         )
-    for failed in outcome.failed:
-        complain(failed.error)
+    for error in dict.fromkeys(str(failed.error) for failed in outcome.failed):
+        complain(InfersimError(error))
     if not outcome.finished:
         return _code(outcome, None, fail=fail)
     timing = {"wall_s": perf_counter() - start, "jobs": jobs or runner.cores(), "leap": leap}
@@ -71,7 +72,7 @@ def run(
     if json:
         print_json(written.summary)
     else:
-        typer.echo(written.text)
+        typer.echo(f"{written.text}\n\n{written.file}")
     return _code(outcome, written.summary, fail=fail)
 
 

@@ -44,9 +44,9 @@ class Choice:
             return None
         return Path(self.folder) / self.name.rpartition(":")[0]
 
-    def build(self) -> Any:
-        """A fresh policy object."""
-        return self.policy(**self.params)
+    def build(self, **host: Any) -> Any:
+        """A fresh policy object; *host* are the fields that are not a scenario's to set."""
+        return self.policy(**self.params, **host)
 
     def dump(self) -> Any:
         """As a scenario says it."""
@@ -136,6 +136,11 @@ def choose(family: str, name: str, params: dict[str, Any], folders: Sequence[Pat
 def parameters(policy: type[Any]) -> dict[str, Field[Any]]:
     """The fields of a policy's dataclass that a scenario may set."""
     return {f.name: f for f in fields(policy) if f.init and not f.metadata.get("host")}
+
+
+def takes(policy: type[Any], name: str) -> bool:
+    """Whether *policy* has a field called *name* that the host sets."""
+    return any(f.name == name and f.metadata.get("host") for f in fields(policy))
 
 
 def defaults(policy: type[Any]) -> dict[str, Any]:

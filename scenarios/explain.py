@@ -24,6 +24,8 @@ _WORDS = (
     ("an object", "a mapping"),
     ("a dictionary", "a mapping"),
     ("an array", "a list"),
+    ("a array", "a list"),
+    ("a object", "a mapping"),
     ("a tuple", "a list"),
     ("a string", "text"),
     (" after validation", ""),
@@ -64,13 +66,19 @@ class PartError(ValueError):
 
 def explained(error: ValidationError, document: Document) -> ScenarioError:
     """*error*, said with the places of *document*."""
-    details = error.errors(include_url=False)
+    details = [detail for detail in error.errors(include_url=False) if not _consequence(detail)]
     placed = [(_in_document(detail, document.data), detail) for detail in details]
     placed.sort(key=lambda pair: _order(document, pair[0]))
     out: list[InputError] = []
     for path, group in groupby(placed, key=lambda pair: pair[0]):
         out.extend(_merged(path, [detail for _, detail in group], document))
     return ScenarioError(out[:MAX_SHOWN], max(0, len(out) - MAX_SHOWN))
+
+
+def placed(error: PartError, document: Document) -> InputError:
+    """What *error* says, with the place that its path has in *document*."""
+    where = f"{document.where(error.path, value=True)}  {dotted(error.path)}".rstrip()
+    return InputError(error.error.message, where=where, help=error.error.help)
 
 
 def unknown_key(key: str, known: Iterable[str], where: str) -> InputError:
@@ -81,6 +89,11 @@ def unknown_key(key: str, known: Iterable[str], where: str) -> InputError:
     return InputError(
         f'unknown key "{key}"', where=where, help=f"{hint}allowed here: {', '.join(names)}"
     )
+
+
+def _consequence(detail: ErrorDetails) -> bool:
+    """A list that is too short only because its wrong elements do not count."""
+    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
 def _in_document(detail: ErrorDetails, data: Any) -> KeyPath:

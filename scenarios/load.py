@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..policies.errors import InputError, UnknownNameError
 from . import overrides
 from .document import MAX_BYTES, Document, parse
-from .explain import explained
+from .explain import PartError, ScenarioError, explained, placed
 
 if TYPE_CHECKING:
     from .schema.scenario import Scenario
@@ -62,25 +63,41 @@ def read(name: str, settings: Sequence[str] = (), seed: int | None = None) -> So
         document = overrides.apply_setting(document, setting)
     if seed is not None:
         document = overrides.changed(document, ("seed",), seed, f"--seed {seed}")
-    return Source(document, (path.parent.resolve(), Path.cwd()))
+    return Source(document, folders_of(path))
+
+
+def folders_of(path: Path) -> tuple[Path, ...]:
+    """What relative paths in the scenario *path* are searched in, in this order.
+
+    Its own folder, the working directory, the folder traces/ in that, and $INFERSIM_TRACES.
+    """
+    here = Path.cwd()
+    traces = os.environ.get("INFERSIM_TRACES")
+    extra = (Path(traces).resolve(),) if traces else ()
+    return (path.parent.resolve(), here, here / "traces", *extra)
 
 
 def check(document: Document, folders: Sequence[Path]) -> Scenario:
-    """The scenario that *document* says.
+    """The scenario that *document* says; its models fit on its GPUs.
 
     Raises:
         ScenarioError: everything that is wrong with it.
     """
     from pydantic import ValidationError
 
+    from . import build
     from .schema.scenario import Scenario
 
     try:
-        return Scenario.model_validate_json(
+        scenario = Scenario.model_validate_json(
             json.dumps(document.data), strict=True, context={"folders": tuple(folders)}
         )
+        build.pools(scenario, folders)
     except ValidationError as error:
         raise explained(error, document) from None
+    except PartError as error:
+        raise ScenarioError([placed(error, document)]) from None
+    return scenario
 
 
 def find(name: str) -> Path:

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import NamedTuple, TypeAlias
 
 from ..policies.errors import InputError
+from ..sim.engine.config import Effort
 from ..sim.state.records import CellRecords
 from .faults import described
 from .grid import Cell
@@ -39,10 +40,11 @@ class Tick(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A cell's records and the wall-clock time that they took."""
+    """A cell's records, what they cost to simulate, and the wall-clock time of it all."""
 
     cell: int
     records: CellRecords
+    effort: Effort
     wall_s: float
 
 
@@ -138,7 +140,7 @@ def run_cell(job: Job, tell: Callable[[Tick], None]) -> Ended:
 
     start = perf_counter()
     try:
-        records = simulate_cell(
+        records, effort = simulate_cell(
             job.cell,
             job.folders,
             leap=job.leap,
@@ -151,7 +153,7 @@ def run_cell(job: Job, tell: Callable[[Tick], None]) -> Ended:
         where = getattr(said, "where", "") or f"cell {job.cell.name}"
         bad_input = isinstance(error, InputError)
         return Failed(job.index, said.message, where, said.help, bad_input)
-    return Finished(job.index, records, perf_counter() - start)
+    return Finished(job.index, records, effort, perf_counter() - start)
 
 
 def _run_parallel(work: list[Job], processes: int, hear: Listener) -> None:

@@ -25,7 +25,7 @@ class Short:
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         def grow(value: Any) -> Any:
-            return {self.key: value} if isinstance(value, str) else value
+            return {self.key: value} if isinstance(value, str) else as_tuples(value)
 
         return core_schema.no_info_before_validator_function(grow, handler(source))
 
@@ -33,3 +33,12 @@ class Short:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         return {"anyOf": [{"type": "string", "x-short": self.key}, handler(schema)]}
+
+
+def as_tuples(value: Any) -> Any:
+    """*value* with lists as tuples: behind a Python validator, strict models take no lists."""
+    if isinstance(value, list):
+        return tuple(as_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: as_tuples(item) for key, item in value.items()}
+    return value

@@ -23,6 +23,6 @@ PRESETS: dict[str, Preset] = {
     "vllm-v1": Preset(
         "vLLM 0.33's V1 scheduler: continuous batching, chunked prefill, hash-chain prefix cache",
         {},
-        {"order": "fcfs", "victim": "last", "eviction": "lru"},
+        {"scheduling": "vllm-v1", "order": "fcfs", "victim": "last-admitted", "eviction": "lru"},
     ),
 }

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from ...policies.errors import InputError
-from ..choice import Choice, Family
+from ..choice import Choice, Family, takes
+from ..explain import PartError
 from ..workload.spec import WorkloadSpec
 from .base import Short, Spec
+from .engine import SCHEDULER_FIELDS, EngineSpec
 from .named import Catalogued
 from .pool import NAME, Cluster, PoolSpec, PoolsSpec
 
@@ -132,6 +134,25 @@ class Scenario(Spec):
         description="lists of values by dotted key, every combination a cell; "
         "or cells: with named cells of {key: value}",
     )
+
+    @model_validator(mode="after")
+    def _decided_once(self) -> Scenario:
+        """What a scheduler of the user's replaces must not be set beside it."""
+        scheduling, victim = self.policies.scheduling, self.policies.victim
+        if scheduling is None:
+            return self
+        for i, pool in enumerate(self.pools):
+            for key, name in SCHEDULER_FIELDS.items():
+                if getattr(pool.engine, key) != EngineSpec.model_fields[key].default:
+                    place = ("pools", i) if isinstance(self.cluster, PoolsSpec) else ()
+                    message = f"{key} would do nothing, as policies.scheduling is given"
+                    help = f"policies.scheduling: {{name: …, {name}: …}}, if it has that parameter"
+                    error = InputError(message, help=help)
+                    raise PartError(error, "cluster", *place, "engine", key)
+        if victim is not None and not takes(scheduling.policy, "victim"):
+            message = f"{scheduling.name} asks no victim policy"
+            raise PartError(InputError(message), "policies", "victim")
+        return self
 
     @property
     def pools(self) -> tuple[PoolSpec, ...]:

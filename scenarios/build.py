@@ -1,0 +1,208 @@
+"""Scenario → a cluster and a workload, simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..policies.errors import InputError
+from ..policies.types import PS_PER_S, Promise
+from ..sim.engine.config import ClusterConfig, Effort, LinkConfig, Progress, RunLimits
+from ..sim.engine.run import simulate
+from ..sim.state.content import Contents
+from ..sim.state.records import CellRecords
+from ..sim.state.streams import Streams
+from .choice import Choice
+from .explain import PartError
+from .pools import Pool
+from .schema.named import catalogued
+from .schema.pool import PoolsSpec
+
+if TYPE_CHECKING:
+    from .grid import Cell
+    from .schema.scenario import Scenario
+
+
+class Simulated(NamedTuple):
+    """A cell's records, and what it cost to simulate."""
+
+    records: CellRecords
+    effort: Effort
+
+
+#: told now and then: simulated seconds, requests that ended, share done (NaN: not known)
+Told = Callable[[float, int, float], None]
+
+
+def pools(scenario: Scenario, folders: Sequence[Path]) -> list[Pool]:
+    """The pools, with their KV capacity.
+
+    Raises:
+        PartError: a model does not fit, or the pools do not go together.
+    """
+    listed = isinstance(scenario.cluster, PoolsSpec)
+    found = []
+    for i, spec in enumerate(scenario.pools):
+        try:
+            found.append(Pool(spec, folders))
+        except PartError as error:
+            place = ("cluster", "pools", i) if listed else ("cluster",)
+            raise PartError(error.error, *place, *_keys(error.path)) from None
+    _check_together(scenario, found)
+    return found
+
+
+def cluster(scenario: Scenario, found: Sequence[Pool], folders: Sequence[Path]) -> ClusterConfig:
+    """What the engine is told; *found* are the scenario's `pools`."""
+    policies = scenario.policies
+    placement = policies.disaggregation or Choice("disaggregation", _placement(scenario))
+    routing = policies.routing or Choice("routing", "round-robin")
+    named = len({pool.model.name for pool in found}) > 1
+    return ClusterConfig(
+        pools=tuple(pool.config(policies, named=named) for pool in found),
+        routing=routing.build(),
+        disaggregation=placement.build(),
+        kv_link=_link(scenario, folders),
+        signal_age_ps=round(scenario.router.signal_age_s * PS_PER_S),
+    )
+
+
+def capacity_lines(scenarios: Iterable[Scenario], folders: Sequence[Path]) -> list[str]:
+    """The KV capacity of every pool of the scenarios in a line each, nothing said twice."""
+    found = (pool for scenario in scenarios for pool in pools(scenario, folders))
+    lines = (line for pool in found for line in (pool.line(), pool.capacity.note) if line)
+    return list(dict.fromkeys(lines))
+
+
+def inputs(scenarios: Iterable[Scenario], folders: Sequence[Path]) -> dict[str, Path]:
+    """Every file that the scenarios read, by the name that they call it; absent ones left out."""
+    names = sorted({name for scenario in scenarios for name in _files(scenario.resolved())})
+    found = {}
+    for name in names:
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        if path is not None:
+            found[name] = path
+    return found
+
+
+def simulate_cell(cell: Cell, folders: Sequence[Path], *, leap: bool, progress: Told) -> Simulated:
+    """Simulate one cell from start to end.
+
+    Raises:
+        InfersimError: whatever stops it.
+    """
+    scenario, streams = cell.scenario, Streams(cell.scenario.seed)
+    found = pools(scenario, folders)
+    config = cluster(scenario, found, folders)
+    config.routing.rng = streams.get("routing")
+    context = min(pool.capacity.max_model_len for pool in found)
+    workload = scenario.workload.build(streams, Contents(), folders, context)
+    limits = scenario.limits
+    outcome = simulate(
+        config,
+        workload,
+        limits=RunLimits(limits.requests, _picoseconds(limits.duration_s)),
+        leap=leap,
+        progress=lambda so_far: progress(*_told(so_far, limits.duration_s)),
+    )
+    records = CellRecords(
+        name=cell.name,
+        params=cell.params,
+        requests=outcome.requests,
+        series=outcome.series,
+        itl=outcome.itl,
+        totals=outcome.totals,
+        capacity=[pool.row() for pool in found],
+        notes=[*workload.notes, *(pool.capacity.note for pool in found if pool.capacity.note)],
+        cost_source="; ".join(sorted({pool.cost.source for pool in found})),
+        warm_up_ps=round(scenario.warm_up_s * PS_PER_S),
+        slo=scenario.slo.model_dump(exclude_none=True),
+        prices={"gpu_hour_usd": scenario.prices.gpu_hour_usd} if scenario.prices else {},
+        oracle=any(_promise(choice).oracle for choice in chosen(scenario)),
+    )
+    return Simulated(records, outcome.effort)
+
+
+def chosen(scenario: Scenario) -> list[Choice]:
+    """The policies that the scenario names."""
+    values = (getattr(scenario.policies, name) for name in type(scenario.policies).model_fields)
+    return [value for value in values if value is not None]
+
+
+def _promise(choice: Choice) -> Promise:
+    promise: Promise = getattr(choice.policy, "promise", Promise())
+    return promise
+
+
+def _picoseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * PS_PER_S)
+
+
+def _told(so_far: Progress, duration_s: float | None) -> tuple[float, int, float]:
+    """Simulated seconds, requests that ended, and the share of the run that is done."""
+    now_s = so_far.now_ps / PS_PER_S
+    shares = [so_far.ended / so_far.expected] if so_far.expected else []
+    shares += [now_s / duration_s] if duration_s else []
+    return now_s, so_far.ended, min(1.0, max(shares)) if shares else nan
+
+
+def _check_together(scenario: Scenario, found: Sequence[Pool]) -> None:
+    roles = sorted({pool.spec.role for pool in found})
+    if roles == ["both"]:
+        return
+    if "both" in roles and scenario.policies.disaggregation is None:
+        message = f"pools with the roles {', '.join(roles)}: nothing says who serves a request"
+        help = "give all of them role: both, or prefill and decode only, or a disaggregation policy"
+        raise PartError(InputError(message, help=help), "cluster", "pools")
+    for name, values in (
+        ("model", [pool.model.name for pool in found]),
+        ("kv_dtype", [pool.spec.kv_dtype for pool in found]),
+        ("block_size", [pool.spec.block_size for pool in found]),
+    ):
+        for i, value in enumerate(values):
+            if value != values[0]:
+                message = f"KV moves between pools: {name} must be {values[0]} in all of them"
+                raise PartError(InputError(message), "cluster", "pools", i, name)
+    if scenario.links.kv is None:
+        message = "prefill and decode pools need a link for the KV between them"
+        raise PartError(InputError(message, help="e.g. links: {kv: nvlink4}"), "links")
+
+
+def _keys(path: tuple[str | int, ...]) -> Iterator[str | int]:
+    """("engine.max_model_len",) as two keys."""
+    for part in path:
+        yield from str(part).split(".") if part else ()
+
+
+def _files(data: Any) -> Iterator[str]:
+    """Texts in *data* that are names of files: of traces, policies and catalogue entries."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            if isinstance(value, str):
+                if key == "file" or value.endswith((".yaml", ".yml")):
+                    yield value
+                elif ".py:" in value:
+                    yield value.rpartition(":")[0]
+            else:
+                yield from _files(value)
+    elif isinstance(data, list):
+        for item in data:
+            yield from _files(item)
+
+
+def _placement(scenario: Scenario) -> str:
+    return "colocated" if all(pool.role == "both" for pool in scenario.pools) else "static-split"
+
+
+def _link(scenario: Scenario, folders: Sequence[Path]) -> LinkConfig | None:
+    spec = scenario.links.kv
+    if spec is None:
+        return None
+    if spec.name is not None:
+        link = catalogued("link", spec.name, folders)
+        return LinkConfig(round(link.latency_s * PS_PER_S), round(link.bandwidth_bytes_per_s))
+    assert spec.latency_us is not None
+    assert spec.gbytes_per_s is not None
+    return LinkConfig(round(spec.latency_us * 1e6), round(spec.gbytes_per_s * 1e9))

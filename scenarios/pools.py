@@ -1,0 +1,203 @@
+"""One pool of a scenario → its KV capacity, its engine's limits and its policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..policies.errors import InputError
+from ..sim.cost.memory import KvCapacity, kv_capacity
+from ..sim.cost.roofline import Roofline
+from ..sim.cost.specs import GpuSpec, ModelSpec, Parallelism
+from ..sim.engine.config import PoolConfig
+from ..sim.state.config import EngineLimits
+from .choice import Choice, takes
+from .explain import PartError
+from .schema.engine import SCHEDULER_FIELDS
+from .schema.named import catalogued
+from .schema.pool import PoolSpec
+from .schema.presets import PRESETS
+from .schema.scenario import PoliciesSpec
+
+UNLIMITED_BLOCKS = 1 << 40
+GB = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The KV of one replica.
+
+    Attributes:
+        blocks: usable ones; vLLM reserves one more, which `computed` and `kv_blocks:` include.
+        max_model_len: context limit in tokens, cut to what the KV holds.
+        computed: where the memory goes; None where the scenario gives kv_blocks.
+        note: what the reader must know; "" for nothing.
+    """
+
+    blocks: int
+    max_model_len: int
+    computed: KvCapacity | None
+    note: str
+
+
+class Pool:
+    """A pool with its catalogue entries looked up.
+
+    Raises:
+        PartError: the model does not fit, or cannot be split like that.
+    """
+
+    def __init__(self, spec: PoolSpec, folders: Sequence[Path]) -> None:
+        self.spec = spec
+        self.gpu: GpuSpec = catalogued("gpu", spec.gpu, folders)
+        self.model: ModelSpec = catalogued("model", spec.model, folders)
+        self.split = Parallelism(spec.tp, spec.pp)
+        try:
+            self.cost = Roofline(
+                self.model, self.gpu, self.split, spec.dtype, spec.kv_dtype, spec.overheads
+            )
+            self.capacity = self._capacity()
+        except InputError as error:
+            raise PartError(error, error.where) from None
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """KV bytes of a token, all GPUs of a replica together and nothing counted twice."""
+        return self.model.kv_bytes_per_token(self.spec.kv_dtype)
+
+    def config(self, policies: PoliciesSpec, *, named: bool) -> PoolConfig:
+        """What the engine is told.
+
+        Args:
+            named: requests ask for models by name.
+        """
+        spec, engine = self.spec, self.spec.engine
+        preset = PRESETS[engine.preset].policies
+        order = policies.order
+        eviction = policies.eviction or Choice("eviction", preset["eviction"])
+        return PoolConfig(
+            name=spec.name,
+            role=spec.role,
+            replicas=spec.replicas,
+            limits=EngineLimits(
+                kv_blocks=self.capacity.blocks,
+                block_size=spec.block_size,
+                max_model_len=self.capacity.max_model_len,
+                max_num_batched_tokens=engine.max_num_batched_tokens,
+                max_num_seqs=engine.max_num_seqs,
+                prefix_caching=engine.enable_prefix_caching,
+                async_scheduling=engine.async_scheduling,
+                max_loras=engine.max_loras,
+                encoder_budget=engine.encoder_budget,
+                encoder_cache_size=engine.encoder_cache_size,
+            ),
+            cost=self.cost,
+            make_scheduler=lambda: self._scheduler(policies),
+            make_eviction=eviction.build,
+            kv_bytes_per_token=self.kv_bytes_per_token,
+            order=None if order is None or order.name == preset["order"] else order.build(),
+            model=spec.model if named else "",
+        )
+
+    def row(self) -> dict[str, Any]:
+        """For the report: what the pool is, and where its memory goes."""
+        spec, capacity = self.spec, self.capacity
+        row: dict[str, Any] = {
+            "name": spec.name,
+            "role": spec.role,
+            "replicas": spec.replicas,
+            "gpu": self.gpu.name,
+            "model": self.model.name,
+            "tp": spec.tp,
+            "pp": spec.pp,
+            "weights": self.model.format(spec.dtype).name,
+            "kv_dtype": "bf16" if spec.kv_dtype == "auto" else spec.kv_dtype,
+            "block_size": spec.block_size,
+            "kv_blocks": capacity.blocks,
+            "kv_tokens": capacity.blocks * spec.block_size,
+            "max_model_len": capacity.max_model_len,
+            "kv_bytes_per_token": self.kv_bytes_per_token,
+        }
+        if capacity.computed is None:
+            return row | {"kv_blocks_from": "the scenario"}
+        terms = {
+            f"{name.lower().replace(' ', '_')}_bytes": value
+            for name, value, _ in capacity.computed.terms()
+            if name != "KV blocks"
+        }
+        return row | {"kv_blocks_from": "the memory of the fullest GPU", **terms}
+
+    def line(self) -> str:
+        """The capacity in one line, every term of it."""
+        spec, capacity = self.spec, self.capacity
+        what = f"{spec.replicas} × {self.model.name} on {self.gpu.name}, tp {spec.tp} pp {spec.pp}"
+        tokens = capacity.blocks * spec.block_size
+        if capacity.blocks >= UNLIMITED_BLOCKS:
+            found = "unlimited KV"
+        else:
+            found = f"{capacity.blocks:,} KV blocks of {spec.block_size} = {tokens:,} tokens each"
+        if capacity.computed is None:
+            return f"{spec.name}: {what}: {found} (given)"
+        budget, *rest = capacity.computed.terms()[1:-2]
+        minus = "".join(f" − {name} {v / GB:.2f}" for name, v, _ in rest if v)
+        share = f"{spec.memory_fraction:g} × {capacity.computed.gpu_memory_bytes / GB:.2f}"
+        return f"{spec.name}: {what}: {found} ({budget[1] / GB:.2f} GB = {share}{minus})"
+
+    def _capacity(self) -> Capacity:
+        spec = self.spec
+        engine = spec.engine
+        if spec.kv_blocks == "unlimited":
+            return self._limited(UNLIMITED_BLOCKS, None)
+        if spec.kv_blocks is not None:
+            return self._limited(spec.kv_blocks - 1, None)
+        computed = kv_capacity(
+            self.model,
+            self.gpu,
+            self.split,
+            dtype=spec.dtype,
+            kv_dtype=spec.kv_dtype,
+            memory_fraction=spec.memory_fraction,
+            max_num_batched_tokens=engine.max_num_batched_tokens,
+            max_num_seqs=engine.max_num_seqs,
+            block_size=spec.block_size,
+            overheads=spec.memory_overheads,
+        )
+        return self._limited(computed.kv_blocks - 1, computed)
+
+    def _limited(self, blocks: int, computed: KvCapacity | None) -> Capacity:
+        """Cut the context limit to what fits, as vLLM does where it is not given."""
+        wanted, fits = self.spec.engine.max_model_len, blocks * self.spec.block_size
+        if fits < 2:
+            raise InputError("no KV block is left", where="kv_blocks", help="at least 2 are needed")
+        if wanted is not None and wanted > fits:
+            raise InputError(
+                f"one request of {wanted:,} tokens does not fit in {fits:,} tokens of KV",
+                where="engine.max_model_len",
+                help="a smaller max_model_len, or more memory for KV",
+            )
+        limit = wanted or self.model.max_pos
+        note = ""
+        if limit > fits:
+            note = (
+                f"pool {self.spec.name}: the context limit is {fits:,} tokens, all that its KV "
+                f"holds; the model allows {limit:,}"
+            )
+        return Capacity(blocks, min(limit, fits), computed, note)
+
+    def _scheduler(self, policies: PoliciesSpec) -> Any:
+        engine = self.spec.engine
+        preset = PRESETS[engine.preset].policies
+        victim = policies.victim or Choice("victim", _victim(policies, preset))
+        if policies.scheduling is not None:
+            asks = takes(policies.scheduling.policy, "victim")
+            return policies.scheduling.build(**({"victim": victim.build()} if asks else {}))
+        params = {name: getattr(engine, key) for key, name in SCHEDULER_FIELDS.items()}
+        return Choice("scheduling", preset["scheduling"], params).build(victim=victim.build())
+
+
+def _victim(policies: PoliciesSpec, preset: dict[str, str]) -> str:
+    """vLLM's priority policy also preempts by priority."""
+    by_priority = policies.order is not None and policies.order.name == "priority"
+    return "lowest-priority" if by_priority else preset["victim"]
