@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 import typer
 
@@ -15,7 +16,7 @@ from .codes import BAD_INPUT, BROKEN_PIPE, FAILED, INTERRUPTED, OK
 from .console import complain
 
 #: click's error for wrong usage, wherever this version of typer keeps it
-UsageError = typer.BadParameter.__mro__[1]
+UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -70,7 +70,7 @@ Listener: TypeAlias = Callable[[Tick | Ended], None]
 class Job(NamedTuple):
     """One cell to run, as a process is sent it."""
 
-    index: int
+    number: int
     cell: Cell
     folders: tuple[Path, ...]
     leap: bool
@@ -145,15 +145,15 @@ def run_cell(job: Job, tell: Callable[[Tick], None]) -> Ended:
             job.folders,
             leap=job.leap,
             progress=lambda seconds, requests, share: tell(
-                Tick(job.index, seconds, requests, share)
+                Tick(job.number, seconds, requests, share)
             ),
         )
     except Exception as error:
         said = described(error)
         where = getattr(said, "where", "") or f"cell {job.cell.name}"
         bad_input = isinstance(error, InputError)
-        return Failed(job.index, said.message, where, said.help, bad_input)
-    return Finished(job.index, records, effort, perf_counter() - start)
+        return Failed(job.number, said.message, where, said.help, bad_input)
+    return Finished(job.number, records, effort, perf_counter() - start)
 
 
 def _run_parallel(work: list[Job], processes: int, hear: Listener) -> None:
@@ -180,7 +180,7 @@ def _result(future: Future[Ended], job: Job) -> Ended:
         return future.result()
     except BrokenProcessPool:
         return Failed(
-            job.index,
+            job.number,
             "a process died before the cell was done",
             f"cell {job.cell.name}",
             "most often memory ran out; --jobs 1 needs the least",
