@@ -13,6 +13,12 @@ from ...policies.errors import InputError, UnknownNameError
 from .compressed import read_lines
 
 
+class Cell(str):
+    """Text of a CSV cell, which may spell a number; text in JSON may not."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to read a trace.
@@ -100,7 +106,7 @@ class Source:
 
     def csv_rows(
         self, required: frozenset[str], optional: frozenset[str]
-    ) -> Iterator[tuple[int, dict[str, str]]]:
+    ) -> Iterator[tuple[int, dict[str, Cell]]]:
         """Rows of a CSV file with a header, as text by column."""
         lines = self.lines()
         first, text, _ = next(lines)
@@ -118,7 +124,7 @@ class Source:
                 if not ended:
                     what += "; the file is cut off within a row"
                 raise InputError(what, where=self.where(number))
-            yield number, dict(zip(header, cells, strict=True))
+            yield number, dict(zip(header, map(Cell, cells), strict=True))
 
     def check_keys(
         self, keys: frozenset[str], required: frozenset[str], known: frozenset[str], line: int

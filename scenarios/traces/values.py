@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from ...policies.errors import InputError
-from .source import Source
+from .source import Cell, Source
 
 MAX_TOKENS = 100_000_000  #: more than any context; a larger number is in the wrong column
 MAX_SECONDS = 1e11
@@ -24,7 +24,7 @@ def tokens(value: Any, name: str, where: str, *, least: int = 0) -> int:
         InputError: not a whole number, or out of range.
     """
     number = value
-    if isinstance(value, str):
+    if isinstance(value, Cell):
         try:
             number = float(value) if not value.isascii() or not value.isdigit() else int(value[:20])
         except ValueError:
@@ -59,7 +59,7 @@ def answer(source: Source, value: Any, name: str, line: int) -> int | None:
 def seconds(value: Any, name: str, where: str, *, scale: float = 1.0) -> float:
     """A time or duration times *scale*: a finite number, 0 to 10^11 (s; about 3,000 years)."""
     number = value
-    if isinstance(value, str):
+    if isinstance(value, Cell):
         try:
             number = float(value)
         except ValueError:
