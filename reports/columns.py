@@ -97,11 +97,11 @@ def columns(summaries: Sequence[Metrics]) -> list[Column]:
 def rates(summaries: Sequence[Metrics]) -> list[Column]:
     """Throughput, then goodput, SLO attainment and cost where a cell has them."""
     output = _plain("output", "tokens/s", "output_tokens_per_s", text.number, lower=False)
-    per_million = "cost_per_million_output_tokens"
+    per_million = "usd_per_million_output_tokens"
     optional = [
         _plain("goodput", "requests/s", "goodput_rps", text.number, lower=False),
         _plain("within SLO", "", "slo_attainment", text.percent, lower=False, delta=text.points),
-        _plain("cost per M output tokens", "", per_million, text.number, lower=True),
+        _plain("cost", "US$ per M output tokens", per_million, text.number, lower=True),
     ]
     given = [c for c in optional if any(c.get(metrics) is not None for metrics in summaries)]
     return [output, *given]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 MISSING = "–"
+NBSP = "\u00a0"  # number and unit stay on one line
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -29,7 +30,7 @@ def number(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """A share 0..1 as a percentage with one decimal."""
-    return MISSING if value is None else f"{value * 100:.1f} %"
+    return MISSING if value is None else f"{value * 100:.1f}{NBSP}%"
 
 
 def time(value_s: float | None) -> str:
@@ -42,7 +43,7 @@ def time(value_s: float | None) -> str:
 def times(values_s: Sequence[float]) -> list[str]:
     """Seconds that stand side by side, all in one unit: ms when all are below 10 s, else s."""
     unit, scale = time_unit(max(values_s, default=0.0))
-    return [f"{significant(value * scale)} {unit}" for value in values_s]
+    return [f"{significant(value * scale)}{NBSP}{unit}" for value in values_s]
 
 
 def time_unit(longest_s: float) -> tuple[str, float]:
@@ -54,7 +55,7 @@ def compact(value: float) -> str:
     """Three significant digits with k, M or G: "426 k", "3.17 M"."""
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= factor:
-            return f"{significant(value / factor)} {unit}"
+            return f"{significant(value / factor)}{NBSP}{unit}"
     return significant(value)
 
 
@@ -64,16 +65,16 @@ def size(value_bytes: float | None) -> str:
         return MISSING
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value_bytes) < 1024:
-            return f"{significant(value_bytes)} {unit}"
+            return f"{significant(value_bytes)}{NBSP}{unit}"
         value_bytes /= 1024
-    return f"{significant(value_bytes)} TiB"
+    return f"{significant(value_bytes)}{NBSP}TiB"
 
 
 def change(value: float | None, first: float | None) -> str:
     """Relative difference to *first*, e.g. "−12.3 %"; "=" below 0.05 %; "" when undefined."""
     if value is None or not first:
         return ""
-    return _signed(100 * (value / first - 1), " %")
+    return _signed(100 * (value / first - 1), f"{NBSP}%")
 
 
 def compared(value: float | None, first: float | None) -> str:
@@ -88,7 +89,7 @@ def points(value: float | None, first: float | None) -> str:
     """Difference of two shares in percentage points, e.g. "+4.5 pt"."""
     if value is None or first is None:
         return ""
-    return _signed(100 * (value - first), " pt")
+    return _signed(100 * (value - first), f"{NBSP}pt")
 
 
 def _signed(value: float, unit: str) -> str:

@@ -3,6 +3,7 @@
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
   const drawn = new Set();
+  let printing = false;
   const value = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   function theme(layout) {
@@ -24,7 +25,9 @@
 
   function draw(box) {
     const figure = figures[box.id];
-    Plotly.react(box, figure.data, theme(figure.layout), config);
+    const layout = theme(figure.layout);
+    if (printing) layout.width = box.clientWidth;
+    Plotly.react(box, figure.data, layout, config);
     drawn.add(box);
   }
 
@@ -58,6 +61,13 @@
     details.addEventListener("toggle", drawVisible);
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  matchMedia("print").addEventListener("change", redraw);
+  function print(on) {
+    printing = on;
+    document.body.style.width = on ? "960px" : ""; // charts cannot shrink with the printed page
+    redraw();
+  }
+
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
   drawVisible();
 })();

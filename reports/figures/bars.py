@@ -42,7 +42,7 @@ def bars(
         {
             "type": "bar",
             "orientation": "h",
-            "name": part.name,
+            "name": plain(part.name),
             "y": places,
             "x": digits(part.values),
             "width": 0.42,

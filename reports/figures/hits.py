@@ -26,6 +26,7 @@ from .style import (
     legend,
     log_axis,
     plain,
+    short_tag,
 )
 
 _CAPACITY = re.compile(r"kv_blocks|capacity|memory", re.IGNORECASE)
@@ -88,7 +89,7 @@ def _turn_trace(line: Line, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers" if line.singled else "lines",
-        "name": line.label,
+        "name": plain(line.label),
         "x": [(r["turn"] + r["to_turn"]) / 2 for r in rows],
         "y": digits(100 * r["hit_rate"] for r in rows),
         "customdata": [[span, r["requests"]] for span, r in zip(spans, rows, strict=True)],
@@ -109,7 +110,7 @@ def _end_tags(ends: list[tuple[Line, dict[str, Any]]]) -> list[dict[str, Any]]:
     for line, row in sorted(ends, key=lambda end: (end[1]["hit_rate"], end[0].cell)):
         floor = max(100 * row["hit_rate"] + 4, floor + 7)
         x = (row["turn"] + row["to_turn"]) / 2
-        tags.append(label(plain(line.tag), x, floor, xanchor="right", yanchor="middle"))
+        tags.append(label(plain(short_tag(line.tag)), x, floor, xanchor="right", yanchor="middle"))
     return tags
 
 
@@ -164,7 +165,7 @@ def _capacity_trace(
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": name,
+        "name": plain(name),
         "x": [blocks for blocks, _ in found],
         "y": digits(rate for _, rate in found),
         "line": {"color": color, "dash": DASHES[style], "width": 2},

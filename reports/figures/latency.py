@@ -14,9 +14,21 @@ from ..metrics.stats import Floats
 from ..metrics.window import Window
 from ..text import percent, time_unit, times
 from .bars import Part, bars
-from .style import PALETTE, Figure, Key, Line, axis, digits, label, layout, log_axis, plain
+from .style import (
+    PALETTE,
+    Figure,
+    Key,
+    Line,
+    axis,
+    digits,
+    label,
+    layout,
+    log_axis,
+    plain,
+    short_tag,
+)
 
-PARTS = {"queue": PALETTE[1], "transfer": PALETTE[4], "prefill": PALETTE[2], "decode": PALETTE[0]}
+PARTS = {"queue": PALETTE[1], "prefill": PALETTE[2], "transfer": PALETTE[4], "decode": PALETTE[0]}
 _LEAST_S = 1e-6  # a log axis has no zero
 
 
@@ -65,7 +77,7 @@ def _curve(line: Line, values: Floats, unit: str) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": line.label,
+        "name": plain(line.label),
         "x": digits(np.quantile(values, levels)),
         "y": digits(100 * levels),
         "line": {"color": line.color, "dash": line.dash, "width": 2.5 if line.singled else 1},
@@ -91,7 +103,7 @@ def _tags(curves: list[tuple[Line, Floats]], scale: float) -> list[dict[str, Any
     ):
         x = np.log10(max(float(np.quantile(found, level)), _LEAST_S) * scale)
         place = {"yanchor": "middle", **side}
-        tags.append(label(plain(line.tag), digits([float(x)])[0], 100 * level, **place))
+        tags.append(label(plain(short_tag(line.tag)), digits([float(x)])[0], 100 * level, **place))
     return tags
 
 

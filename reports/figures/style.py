@@ -20,6 +20,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
 OTHERS = "#9aa0a6"
 MAX_SERIES = 6
+_LONGEST_TAG = 20
 
 
 class Key(NamedTuple):
@@ -116,6 +117,11 @@ def legend(drawn: Iterable[Line]) -> list[Key]:
 def plain(text: str) -> str:
     """*text* for plotly, which would read tags and %{…} in it."""
     return escape(text, quote=False).replace("%{", "% {")
+
+
+def short_tag(text: str) -> str:
+    """*text* cut to what fits beside a curve on a phone."""
+    return text if len(text) <= _LONGEST_TAG else text[: _LONGEST_TAG - 1] + "…"
 
 
 def digits(values: Iterable[float], n: int = 4) -> list[float]:

@@ -63,16 +63,16 @@ def gpus(cell: CellRecords) -> int:
     )
 
 
-def cost_per_million_output_tokens(cell: CellRecords, output_tokens_per_s: float) -> float | None:
-    """gpu_hour x GPUs / output tokens, for a million of them; None without a price or output.
+def usd_per_million_output_tokens(cell: CellRecords, output_tokens_per_s: float) -> float | None:
+    """US dollars for a million output tokens; None without a price or output.
 
     Raises:
-        InputError: prices without ``gpu_hour``.
+        InputError: prices without ``gpu_hour_usd``.
     """
     if not cell.prices:
         return None
-    if "gpu_hour" not in cell.prices:
+    if "gpu_hour_usd" not in cell.prices:
         found = ", ".join(sorted(cell.prices))
-        raise InputError(f"prices need gpu_hour, found: {found}", where="prices")
-    per_s = cell.prices["gpu_hour"] * cell.prices.get("gpus", gpus(cell)) / 3600
+        raise InputError(f"prices need gpu_hour_usd, found: {found}", where="prices")
+    per_s = cell.prices["gpu_hour_usd"] * cell.prices.get("gpus", gpus(cell)) / 3600
     return ratio(per_s * 1e6, output_tokens_per_s)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...sim.state.records import CellRecords
-from .goals import cost_per_million_output_tokens, goals
+from .goals import goals, usd_per_million_output_tokens
 from .hits import hits, misses
 from .saturation import saturation
 from .stats import distribution, finite, gap_distribution, ratio
@@ -87,7 +87,7 @@ def _throughput(cell: CellRecords, window: Window) -> dict[str, Any]:
         "output_tokens_per_s": output_tokens_per_s,
         "total_tokens_per_s": window.per_second(output + prompt),
         "requests_per_s": window.per_second(int(window.finished.sum())),
-        "cost_per_million_output_tokens": cost_per_million_output_tokens(cell, output_tokens_per_s),
+        "usd_per_million_output_tokens": usd_per_million_output_tokens(cell, output_tokens_per_s),
     }
 
 

@@ -61,16 +61,16 @@ class Window:
         return amount / self.duration_s if self.duration_s else 0.0
 
     def split_s(self) -> dict[str, Floats]:
-        """Where each finished request's time went: queue, transfer, prefill, decode.
+        """Where each finished request's time went: queue, prefill, transfer, decode.
 
-        The transfer of its KV is taken to lie before the first token: where in the span from
-        first scheduling to first token it lay is not recorded.
+        Prefill is all from first scheduling to first token but the transfer of its KV: chunks,
+        waits between them and, where prefill and decode are split, the wait for the decode side.
         """
         first = self.between_s("scheduled_ps", "first_token_ps")
         transfer = np.minimum(seconds(self.done("transfer_ps").clip(0)), first)
         return {
             "queue": self.between_s("arrival_ps", "scheduled_ps"),
-            "transfer": transfer,
             "prefill": first - transfer,
+            "transfer": transfer,
             "decode": self.between_s("first_token_ps", "finish_ps"),
         }

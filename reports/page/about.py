@@ -19,6 +19,8 @@ DEFINITIONS = {
     "(the warm-up too), in bins 0.1 % wide. Long answers weigh more in it than in TPOT.",
     "E2E": "end-to-end latency: last token − arrival.",
     "queue": "first scheduling − arrival.",
+    "prefill, in bars and tables": "first token − first scheduling, without the KV transfer: it "
+    "holds the waits between chunks and, in a prefill/decode split, for the decode side.",
     "hit rate": "prompt tokens found in the replica's own prefix cache / prompt tokens, over "
     "requests that were scheduled at least once, counted at first admission.",
     "never seen before": "missed because no earlier request had sent these tokens.",
@@ -31,7 +33,7 @@ DEFINITIONS = {
     "first measured arrival to their last completion.",
     "goodput": "measured requests per second that keep within every SLO limit; failed and shed "
     "requests do not; a single output token counts as TPOT 0.",
-    "SLO met": f"at least {SLO_TARGET:.0%} of the arrived requests keep within the limit.",
+    "SLO met": f"at least {SLO_TARGET * 100:.0f} % of the arrived requests keep within the limit.",
     "STABLE, BACKLOGGED, OVERLOADED": "over the second half of the arrivals: OVERLOADED when the "
     "fitted queue grew by more than 5 % of the arrivals (and 5 requests); BACKLOGGED when requests "
     "waited more often than not; else STABLE.",
@@ -121,11 +123,6 @@ def _sample(page: Context) -> list[str]:
         found.append("No warm-up window: the cold cache at the start is part of every figure.")
     if any(cell.oracle for cell in page.cells):
         found.append("Cells marked as a bound use knowledge of the future and cannot be deployed.")
-    if any(metrics["transfer"]["requests"] for metrics in page.summaries):
-        found.append(
-            "A request's KV transfer is drawn just before its first token; where in the span "
-            "between scheduling and first token it lay is not recorded."
-        )
     return found
 
 

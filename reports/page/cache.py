@@ -8,28 +8,24 @@ from .. import figures
 from ..metrics.hits import MISS_REASONS
 from ..text import MISSING, count, percent, time
 from .context import Context
-from .html import Html, details, join, table, tag
+from .html import Html, details, join, pair, table, tag
 
 
 def hits(page: Context) -> Html:
     """Hit rate by cell, by turn and by capacity."""
     add = page.plots.add
-    overall = figures.hit_rate(page.names, page.summaries)
-    charts = tag(
-        "div",
-        tag("div", add("hit-rate", overall)),
-        tag("div", *_by_turn(page)),
-        class_="pair",
-    )
+    overall = None if page.single else figures.hit_rate(page.names, page.summaries)
     swept = figures.hit_rate_by_capacity(page.cells, page.summaries)
-    return join([charts, add("hit-rate-by-capacity", swept), _table(page)])
+    over = [_by_turn(page), add("hit-rate-by-capacity", swept)]
+    return join([pair(add("hit-rate", overall), join(over)), _table(page)])
 
 
-def _by_turn(page: Context) -> list[object]:
+def _by_turn(page: Context) -> Html:
     figure = figures.hit_rate_by_turn(page.lines, page.summaries, page.focus)
     if figure is None:
-        return [tag("p", "No session has a second turn, so there is no hit rate by turn.")]
-    return [page.plots.add("hit-rate-by-turn", figure), details("as a table", _turn_table(page))]
+        return tag("p", "No session has a second turn, so there is no hit rate by turn.")
+    shown = page.plots.add("hit-rate-by-turn", figure)
+    return join([shown, details("as a table", _turn_table(page))])
 
 
 def _turn_table(page: Context) -> Html:
@@ -66,7 +62,8 @@ def _table(page: Context) -> Html:
         for name, m in zip(page.names, page.summaries, strict=True)
     ]
     heads += ["tokens whose KV came over a link"] if remote else []
-    return details("as a table", table(heads, rows, caption="prefix cache by cell"))
+    shown = table(heads, rows, caption="prefix cache by cell")
+    return shown if page.single else details("hits by cell as a table", shown)
 
 
 def misses(page: Context) -> Html:
@@ -76,12 +73,7 @@ def misses(page: Context) -> Html:
     if tokens is None:
         return tag("p", "No prompt token missed the cache.")
     cost = figures.missed_seconds(page.names, page.summaries, page.focus)
-    charts = tag(
-        "div",
-        tag("div", add("missed-tokens", tokens)),
-        tag("div", add("missed-seconds", cost)),
-        class_="pair",
-    )
+    charts = pair(add("missed-tokens", tokens), add("missed-seconds", cost))
     diverged = figures.diverged_by_segment(page.names, page.summaries, page.focus)
     return join([charts, _reasons(page), add("diverged", diverged), _segments(page)])
 

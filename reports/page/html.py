@@ -93,6 +93,11 @@ def _td(item: object) -> Html:
     return tag("td", found.content, class_=found.class_ or None)
 
 
+def pair(*sides: object) -> Html:
+    """Parts side by side where there is room; one alone takes it all."""
+    return tag("div", *(tag("div", side) for side in sides if str(side)), class_="pair")
+
+
 def details(summary: str, *parts: object) -> Html:
     """A folded part."""
     return tag("details", tag("summary", summary), *parts)

@@ -8,7 +8,7 @@ from .. import figures
 from ..columns import LATENCIES, STATS
 from ..text import MISSING, count, number, percent, time_unit
 from .context import Context
-from .html import Html, Td, details, join, legend, table, tag
+from .html import Html, Td, details, join, legend, pair, table, tag
 
 _MEANINGS = {
     "ttft_s": "first token − arrival",
@@ -90,15 +90,9 @@ def load(page: Context) -> Html:
     """Preemptions, and how close to saturation each cell ran."""
     add = page.plots.add
     preempted = figures.preemptions(page.names, page.summaries, page.focus)
-    none = tag(
-        "p", "No request was preempted in any cell." if not page.single else "No preemption."
-    )
-    charts = tag(
-        "div",
-        tag("div", add("busy", figures.busy(page.names, page.summaries, page.focus))),
-        tag("div", add("preemptions", preempted) if preempted else none),
-        class_="pair",
-    )
+    none = tag("p", "No request was preempted" + (" in any cell." if not page.single else "."))
+    busy = figures.busy(page.names, page.summaries, page.focus)
+    charts = pair(add("busy", busy), add("preemptions", preempted) if preempted else none)
     return join([charts, _saturation(page), _preemptions(page), _lost(page)])
 
 

@@ -65,24 +65,25 @@ def render(
 
 
 def _document(page: Context) -> str:
+    makers = {
+        "hits": cache.hits,
+        "misses": cache.misses,
+        "latency": performance.latency,
+        "time": performance.over_time,
+        "load": performance.load,
+        "requests": requests.requests,
+        "capacity": about.capacity,
+        "caveats": about.caveats,
+        "definitions": about.definitions,
+        "scenario": about.scenario,
+    }
+    made = {anchor: make(page) for anchor, make in makers.items()}
+    parts = {anchor: part for anchor, part in made.items() if part}
     body = [
-        top.header(page),
+        top.header(page, ("answer", *parts)),
         "<main>",
         top.answer_section(page),
-        top.contents(
-            {
-                "hits": cache.hits(page),
-                "misses": cache.misses(page),
-                "latency": performance.latency(page),
-                "time": performance.over_time(page),
-                "load": performance.load(page),
-                "requests": requests.requests(page),
-                "capacity": about.capacity(page),
-                "caveats": about.caveats(page),
-                "definitions": about.definitions(page),
-                "scenario": about.scenario(page),
-            }
-        ),
+        top.contents(parts),
         "</main>",
         "<footer>Made by infersim. Charts: plotly.js, © Plotly, Inc., MIT licence.</footer>",
     ]

@@ -15,7 +15,7 @@ from .html import Html, Td, join, table
 
 _SLOWEST = 20
 _HEADS = [
-    "request", "session / turn", "replica", "arrival", "queue", "transfer", "prefill", "decode",
+    "request", "session / turn", "replica", "arrival", "queue", "prefill", "transfer", "decode",
     "E2E", "TTFT", "prompt tokens", "hit", "output tokens", "pre-empted", "first miss in",
 ]  # fmt: skip
 

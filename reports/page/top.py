@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..answer import answer, warnings
@@ -9,8 +10,10 @@ from ..columns import Column, columns
 from ..metrics.goals import SLO_TARGET, gpus
 from ..text import MISSING, percent, time
 from .context import Context
-from .html import Html, Td, cell_name, join, section, table, tag
+from .html import Html, Td, cell_name, details, join, section, table, tag
 
+_NO_CHARTS = "Charts need JavaScript; what they show is in the tables as well."
+_SLO_ROWS = 6  # a longer table is folded
 _PARTS = {
     "answer": "Answer",
     "hits": "Hit rate",
@@ -26,8 +29,8 @@ _PARTS = {
 }
 
 
-def header(page: Context) -> Html:
-    """Name, models, GPUs, seed, version and the command."""
+def header(page: Context, anchors: Iterable[str]) -> Html:
+    """Name, models, GPUs, seed, version, the command, and links to the parts at *anchors*."""
     facts = [tag("div", tag("dt", name), tag("dd", value)) for name, value in _facts(page) if value]
     command = tag(
         "div",
@@ -35,13 +38,14 @@ def header(page: Context) -> Html:
         tag("button", "copy", type="button", class_="copy", hidden="hidden"),
         class_="command",
     )
-    links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title in _PARTS.items()]
+    links = [tag("li", tag("a", _PARTS[anchor], href=f"#{anchor}")) for anchor in anchors]
     return tag(
         "header",
         tag("p", "infersim report", class_="kicker"),
         tag("h1", page.run_name),
         tag("dl", *facts, class_="facts"),
         command if page.command else "",
+        Html(f"<noscript>{tag('p', _NO_CHARTS, class_='banner')}</noscript>"),
         tag("nav", tag("ul", *links, class_="toc"), aria_label="parts of the report"),
         class_="top",
     )
@@ -163,10 +167,16 @@ def _slo(page: Context) -> Html:
         for i, metrics in enumerate(page.summaries)
     ]
     caption = (
-        f"Service-level objective: each limit is met when {SLO_TARGET:.0%} of the arrived requests "
-        "keep within it; failed and shed requests miss it"
+        f"Service-level objective: each limit is met when {SLO_TARGET * 100:.0f} % of the arrived "
+        "requests keep within it; failed and shed requests miss it"
     )
-    return table(["cell", *names.values(), "SLO"], rows, caption=caption)
+    shown = table(["cell", *names.values(), "SLO"], rows, caption=caption, wide=False)
+    met = sum(bool(metrics["slo_met"]) for metrics in page.summaries)
+    return (
+        shown
+        if len(rows) <= _SLO_ROWS
+        else details(f"SLO met in {met} of {len(rows)} cells", shown)
+    )
 
 
 def _limit(entry: dict[str, Any] | None) -> str:
@@ -176,8 +186,6 @@ def _limit(entry: dict[str, Any] | None) -> str:
     return f"{mark} {percent(entry['attainment'])} ≤ {time(entry['limit_s'])}"
 
 
-def contents(sections: dict[str, Html]) -> Html:
-    """The sections that have something to say, in the order of the page."""
-    return join(
-        section(anchor, _PARTS[anchor], body) for anchor, body in sections.items() if str(body)
-    )
+def contents(parts: dict[str, Html]) -> Html:
+    """The parts below the answer, in the order of the page."""
+    return join(section(anchor, _PARTS[anchor], body) for anchor, body in parts.items())

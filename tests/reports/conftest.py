@@ -39,7 +39,7 @@ def request_row(**given: Any) -> tuple[Any, ...]:
         for name, dtype in REQUEST_COLUMNS.items()
     }
     base |= {name: 0 for name in base if name.endswith(("seen_ps", "ted_ps", "ged_ps", "ere_ps"))}
-    base |= {"rounding_ps": 0, "status": "finished", "session": -1, "replica": -1}
+    base |= {"arrival_ps": 0, "rounding_ps": 0, "status": "finished", "session": -1, "replica": -1}
     unknown = set(given) - set(base)
     assert not unknown, unknown
     return tuple((base | given).values())
