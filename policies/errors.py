@@ -1,10 +1,10 @@
 """Every error that infersim raises on purpose.
 
-    InfersimError
-    ├── InputError            the user's file, flag or name is wrong (exit code 2)
-    │   └── UnknownNameError  a name that nothing bears, with the nearest that something does
-    ├── IllegalPlanError      a policy asked for what the engine cannot do
-    └── NoProgressError       the run can never finish
+InfersimError
+├── InputError            the user's file, flag or name is wrong (exit code 2)
+│   └── UnknownNameError  a name that nothing bears, with the nearest that something does
+├── IllegalPlanError      a policy asked for what the engine cannot do
+└── NoProgressError       the run can never finish
 """
 
 from __future__ import annotations

@@ -45,8 +45,7 @@ class MultiModalItem(NamedTuple):
     tokens: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
+class Request(NamedTuple):
     """One request as the cluster sees it. What it will answer is not here.
 
     Attributes:
@@ -92,9 +91,11 @@ class SequenceView(Protocol):
     @property
     def computed_tokens(self) -> int:
         """KV positions scheduled so far, optimistic while a step is in flight."""
+
     @property
     def known_tokens(self) -> int:
         """Prompt plus every token sampled so far."""
+
     @property
     def preemptions(self) -> int: ...
     @property
@@ -120,14 +121,23 @@ class CachedBlock(NamedTuple):
     inserted: int
 
 
-class Routable(NamedTuple):
+class Routable(Protocol):
     """What a router may know of a replica: a snapshot, `age_ps` old."""
 
-    id: ReplicaId
-    waiting: int
-    running: int
-    kv_used: float
-    age_ps: Picoseconds
+    @property
+    def id(self) -> ReplicaId: ...
+    @property
+    def waiting(self) -> int:
+        """Requests that are not in the batch."""
+
+    @property
+    def running(self) -> int: ...
+    @property
+    def kv_used(self) -> float:
+        """Share of KV blocks that requests hold, 0 to 1."""
+
+    @property
+    def age_ps(self) -> Picoseconds: ...
 
 
 class ClusterView(Protocol):
@@ -138,6 +148,7 @@ class ClusterView(Protocol):
     @property
     def replicas(self) -> Sequence[Routable]:
         """The candidates, in order of id; never empty."""
+
     def prefix_hit_tokens(self, replica: ReplicaId, request: Request) -> int:
         """Tokens of the prompt whose KV the replica held at its last snapshot."""
 

@@ -14,6 +14,7 @@ class Pools(Protocol):
     @property
     def mixed(self) -> Sequence[ReplicaId]:
         """Replicas that prefill and decode."""
+
     @property
     def prefill(self) -> Sequence[ReplicaId]: ...
     @property

@@ -30,18 +30,23 @@ class ReplicaView(Protocol):
     @property
     def running(self) -> Collection[SequenceView]:
         """The batch, in order of admission."""
+
     @property
     def prefilling(self) -> Collection[SequenceView]:
         """The part of `running` that does not simply decode, in order of admission."""
+
     @property
     def waiting_count(self) -> int:
         """Requests outside the batch, those whose KV is on its way included."""
+
     @property
     def waiting_ready_count(self) -> int:
         """Those of them that were not put aside by their own state or limits."""
+
     @property
     def decoding(self) -> bool:
         """Whether some running request has its whole prompt computed."""
+
     @property
     def executed_steps(self) -> int: ...
     @property
@@ -69,22 +74,31 @@ class Step(Protocol):
             True: what is left of the batch is `ReplicaView.prefilling`. False: nothing was taken,
             go through `ReplicaView.running` one by one.
         """
+
     def wanted(self, seq: SequenceView) -> int:
         """Tokens that would bring a running request up to date; 0 when it surely ends."""
+
     def encodable(self, seq: SequenceView, start: int, tokens: int) -> int:
         """*tokens* from position *start* on, cut to what the encoder's limits allow."""
+
     def take(self, seq: SequenceView, tokens: int) -> bool:
         """Compute *tokens* of a running request; False when KV cannot hold them."""
+
     def preempt(self, seq: SequenceView) -> None:
         """Free a running request's KV and send it back to wait (recompute)."""
+
     def next_waiting(self) -> SequenceView | None:
         """The next request that may be admitted; those that may not yet are put aside."""
+
     def prefix(self, seq: SequenceView) -> Prefix | None:
         """What of its prompt is there already; None: not known yet (put aside)."""
+
     def padding(self, left: int, computed: int) -> int:
         """Rows that speculation adds to a request admitted with one token left; else 0."""
+
     def put_aside(self, seq: SequenceView) -> None:
         """Pass over a waiting request in this step; it keeps its place in the line."""
+
     def admit(
         self, seq: SequenceView, tokens: int, *, whole: bool, watermark: float, drafts: int = 0
     ) -> bool:
@@ -98,6 +112,7 @@ class Step(Protocol):
         Returns:
             False when KV cannot hold it; nothing changed then.
         """
+
     def load(self, seq: SequenceView, *, whole: bool, watermark: float) -> bool:
         """Start fetching its remote KV; it waits outside the batch. False: KV cannot hold it."""
 
@@ -109,6 +124,7 @@ class Scheduler(Protocol):
 
     def schedule(self, view: ReplicaView, step: Step) -> None:
         """Plan one step."""
+
     def repeats(self, view: ReplicaView) -> bool:
         """Whether the step just planned, if it only decodes, would be planned again and again.
 

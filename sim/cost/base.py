@@ -41,10 +41,13 @@ class StepCost(Protocol):
 
     def duration_ps(self, shape: StepShape) -> Picoseconds:
         """Time of the step; at least 1 ps. For pure decode it equals `decode_line`, exactly."""
+
     def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
         """The line that holds at (*decodes* >= 1, *context_tokens*)."""
+
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
         """What computing *tokens* prompt tokens after *context_tokens* adds to a busy step."""
+
     @property
     def source(self) -> str:
         """Where the numbers come from, e.g. "datasheet roofline"; one line for the report."""

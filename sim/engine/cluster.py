@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence as Seq
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ...policies.errors import InputError
 from ...policies.types import Picoseconds, ReplicaId, Request, Routable
@@ -20,10 +20,11 @@ from ..state.session import Call, CallResult
 from .clock import Clock
 from .config import ClusterConfig, Effort, PoolConfig
 from .journal import Journal, RequestRecord
+from .reports import Live, Report
 from .server import Server
 from .split import PullConnector, Splitter
 
-Answer: TypeAlias = Callable[[CallResult], None]
+Answer: TypeAlias = Callable[[CallResult], Any]
 
 
 class Cluster:
@@ -41,8 +42,10 @@ class Cluster:
         effort: Effort,
         *,
         leap: bool,
+        on_answer: Callable[[], None],
     ) -> None:
         self.config, self.clock, self.journal, self._effort = config, clock, journal, effort
+        self._on_answer = on_answer
         self.chains = Chains()
         self.gaps = GapHistogram()
         self.servers: list[Server] = []
@@ -63,8 +66,8 @@ class Cluster:
         self._explainer = MissExplainer(len(self.servers), block_size)
         self._answers: dict[int, Answer] = {}
         self._candidates: Seq[ReplicaId] = ()
+        self._live: list[Routable] = [Live(server) for server in self.servers]
         self._reports: list[Routable] = []
-        self._reported_at: Picoseconds = -1
         self._chain: Chain | None = None
 
     def _server(self, pool: PoolConfig, number: int, leap: bool) -> Server:
@@ -90,8 +93,7 @@ class Cluster:
             self._effort,
             leap=leap,
             on_end=lambda seq: self._ended(number, seq),
-            on_first_token=lambda seq: self._explainer.computed(number, seq, seq.prompt_tokens),
-            on_plan=lambda plan: self._planned(number, plan),
+            on_admit=lambda plan: self._admitted(number, plan),
         )
 
     def _queue(self, pool: PoolConfig) -> WaitingQueue:
@@ -115,6 +117,7 @@ class Cluster:
         reason = _refusal(request, pool) or _refusal(request, final)
         if reason:
             self.journal.refused(request, self.clock.now_ps, reason)
+            self._on_answer()
             answer(CallResult(False, reason, 0))
             return
         self._answers[request.id] = answer
@@ -158,10 +161,7 @@ class Cluster:
         chain.append(call.output_content, 0, 0)
         return request, chain
 
-    def _planned(self, number: int, plan: StepPlan) -> None:
-        for chunk in plan.chunks:
-            if chunk.admitted is not None and chunk.seq.record.scheduled_ps < 0:
-                chunk.seq.record.scheduled_ps = self.clock.now_ps
+    def _admitted(self, number: int, plan: StepPlan) -> None:
         for seq, _, local, remote, resumed in plan.admissions:
             record = seq.record
             if resumed:
@@ -175,6 +175,8 @@ class Cluster:
 
     def _ended(self, number: int, seq: Sequence) -> None:
         record = seq.record
+        if record.scheduled_ps < 0:
+            record.scheduled_ps = seq.scheduled_ps
         record.preemptions += seq.preemptions
         record.recomputed += seq.recomputed
         self._explainer.computed(number, seq, seq.known - 1)
@@ -184,6 +186,7 @@ class Cluster:
 
     def _finish(self, number: int, seq: Sequence) -> None:
         self.journal.ended(seq, seq.record, number, self.clock.now_ps)
+        self._on_answer()
         answer = self._answers.pop(seq.id)
         answer(CallResult(True, "", seq.known - seq.prompt_tokens))
 
@@ -220,24 +223,16 @@ class Cluster:
     @property
     def replicas(self) -> list[Routable]:
         """The candidates for the request being routed, as they last reported."""
-        age = self.config.signal_age_ps
-        if not age:
-            return [self._report(i) for i in self._candidates]
-        passed = self.now - self._reported_at
-        return [self._reports[i]._replace(age_ps=passed) for i in self._candidates]
+        seen = self._reports if self.config.signal_age_ps else self._live
+        return [seen[i] for i in self._candidates]
 
-    def _report(self, number: ReplicaId) -> Routable:
-        server = self.servers[number]
-        held, _ = server.kv_now()
-        replica = server.replica
-        return Routable(
-            number, replica.waiting_count, len(replica.running), held / replica.pool.total, 0
-        )
-
-    def keep_reporting(self) -> None:
-        """Take the reports of all replicas now, and again after each signal age."""
-        self._reports = [self._report(i) for i in range(len(self.servers))]
-        self._reported_at = self.clock.now_ps
+    def keep_reports(self) -> None:
+        """Let the router see all replicas as they are now, until the next call."""
+        now = self.clock.now_ps
+        self._reports = [
+            Report(live.id, live.waiting, live.running, live.kv_used, now, self.clock)
+            for live in self._live
+        ]
 
     def prefix_hit_tokens(self, replica: ReplicaId, request: Request) -> int:
         """Tokens of the prompt that the replica's index holds (routers follow KV events)."""

@@ -16,14 +16,16 @@ class Span:
         start_ps: when the first step begins.
         first_ps: duration of the first step.
         growth_ps: how much longer each step is than the one before.
+        end_ps: when the last of the steps that are planned ends; kept by the owner.
     """
 
-    __slots__ = ("first_ps", "growth_ps", "start_ps")
+    __slots__ = ("end_ps", "first_ps", "growth_ps", "start_ps")
 
     def __init__(
         self, start_ps: Picoseconds, first_ps: Picoseconds, growth_ps: Picoseconds
     ) -> None:
         self.start_ps, self.first_ps, self.growth_ps = start_ps, first_ps, growth_ps
+        self.end_ps = start_ps + first_ps
 
     def end(self, steps: int) -> Picoseconds:
         """When *steps* steps have ended."""

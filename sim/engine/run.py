@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +67,16 @@ class Run:
             expected = self._progress.expected
             self._progress.expected = min(limits.requests, expected or limits.requests)
         self._workload = workload
-        self.cluster = Cluster(config, self._clock, self._journal, self._effort, leap=leap)
+        self._arrivals: Iterator[Arrival] = iter(())
+        self._arrival: Arrival | None = None
+        self.cluster = Cluster(
+            config,
+            self._clock,
+            self._journal,
+            self._effort,
+            leap=leap,
+            on_answer=self._answered,
+        )
         self._sampler = Sampler(self._clock, self.cluster.servers, self._journal)
         self._player = Player(self._clock, workload.resources, self.submit)
         self._age = config.signal_age_ps
@@ -79,8 +90,10 @@ class Run:
             NoProgressError: requests are left that nothing can serve.
         """
         began = time.perf_counter()
-        self._next_arrival(iter(self._workload.arrivals()))
-        self._clock.run_out()
+        self._arrivals = iter(self._workload.arrivals())
+        self._next_arrival()
+        with _rare_collections():
+            self._clock.run_out()
         left = self.cluster.open_requests
         if left:
             raise NoProgressError(f"the run stands still with {left} requests unanswered")
@@ -103,48 +116,42 @@ class Run:
             limits.duration_ps is not None and self._clock.now_ps >= limits.duration_ps
         )
 
-    def _next_arrival(self, arrivals: Iterator[Arrival]) -> None:
-        arrival = next(arrivals, None)
-        if arrival is None:
+    def _next_arrival(self) -> None:
+        self._arrival = arrival = next(self._arrivals, None)
+        if arrival is not None:
+            self._clock.at(max(arrival.at_ps, self._clock.now_ps), ARRIVAL, self._arrive)
+
+    def _arrive(self, _: object) -> None:
+        if self._closed or self._arrival is None:
             return
+        what = self._arrival.what
+        if isinstance(what, Call):
+            self.submit(what, _nobody_waits)
+        else:
+            self._player.start(what())
+        self._next_arrival()
 
-        def arrive(_: object) -> None:
-            if self._closed:
-                return
-            if isinstance(arrival.what, Call):
-                self.submit(arrival.what, lambda result: None)
-            else:
-                self._player.start(arrival.what())
-            self._next_arrival(arrivals)
-
-        self._clock.at(max(arrival.at_ps, self._clock.now_ps), ARRIVAL, arrive)
-
-    def submit(self, call: Call, answer: Callable[[CallResult], None]) -> bool:
-        """Take a call, unless the run takes no more work."""
+    def submit(self, call: Call, answer: Callable[[CallResult], Any]) -> None:
+        """Take a call, unless the run takes no more work; then nobody ever answers."""
         if self._closed:
-            return False
+            return
         self._sampler.wake()
         if self._age and not self._reporting:
             self._reporting = True
             self._report_load(None)
-
-        def answered(result: CallResult) -> None:
-            self._tell_progress()
-            answer(result)
-
-        self.cluster.submit(call, answered)
+        self.cluster.submit(call, answer)
         if self._check:
             self.check_books(idle=False)
-        return True
 
     def _report_load(self, _: object) -> None:
-        self.cluster.keep_reporting()
-        if any(server.replica.has_requests for server in self.cluster.servers) or _ is None:
+        """Reports go out at once when work comes, then at every signal age while there is any."""
+        self.cluster.keep_reports()
+        if self.cluster.open_requests or _ is None:
             self._clock.at(self._clock.now_ps + self._age, SAMPLE, self._report_load)
         else:
             self._reporting = False
 
-    def _tell_progress(self) -> None:
+    def _answered(self) -> None:
         if self._check:
             self.check_books(idle=False)
         progress, journal = self._progress, self._journal
@@ -184,6 +191,23 @@ class Run:
             "link_bytes": link.carried_bytes if link is not None else 0,
             "link_busy_ps": link.busy_ps if link is not None else 0,
         }
+
+
+def _nobody_waits(result: CallResult) -> None:
+    """Open-loop clients do not care."""
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Keep the cyclic collector from walking all live requests again and again."""
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def simulate(

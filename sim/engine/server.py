@@ -25,8 +25,7 @@ class Server:
     Args:
         number: the replica's id; ties at one instant go by it.
         on_end: called with each sequence that ended, in order.
-        on_first_token: called with each sequence that answered its first token.
-        on_plan: called with each plan as it is made.
+        on_admit: called with each plan that admits requests, or starts to fetch their KV.
     """
 
     def __init__(
@@ -39,17 +38,15 @@ class Server:
         *,
         leap: bool,
         on_end: Callable[[Sequence], None],
-        on_first_token: Callable[[Sequence], None],
-        on_plan: Callable[[StepPlan], None],
+        on_admit: Callable[[StepPlan], None],
     ) -> None:
         self.number, self.replica, self.cost = number, replica, cost
         self._clock, self._effort, self._leap = clock, effort, leap
-        self._on_end, self._on_plan, self._on_first_token = on_end, on_plan, on_first_token
+        self._on_end, self._on_admit = on_end, on_admit
         self._depth = 2 if replica.limits.async_scheduling else 1
         self._wake: Any = None  # the pending callback; older ones are stale
         self._spans: list[Span] = []  # of the plans in flight
         self._inbox: list[Callable[[], None]] = []  # for the next boundary
-        self._free_at: Picoseconds = 0  # when the device has done all that is planned
         self.last_end: Picoseconds = 0  #: of the last finished step
         self.busy_ps: Picoseconds = 0
 
@@ -78,7 +75,7 @@ class Server:
         steps = max(self._spans[-1].steps_by(self._instant()) + lag, 1)
         if steps < plan.repeat:
             plan.repeat = steps
-            self._free_at = self._spans[-1].end(steps)
+            self._spans[-1].end_ps = self._spans[-1].end(steps)
             self._wake_at(self._next_decision())
 
     def _instant(self) -> Picoseconds:
@@ -92,13 +89,11 @@ class Server:
 
     def _next_decision(self) -> Picoseconds:
         """When a plan in flight has ended so far that the next one is made."""
-        plans, spans = self.replica.in_flight, self._spans
-        last = plans[-1].repeat
-        if len(plans) == self._depth == 1 or (len(plans) == 1 and last == 1):
-            return spans[-1].end(last)
-        if len(plans) == 1 or last > 1:
-            return spans[-1].end(last - 1)
-        return spans[0].end(plans[0].repeat)
+        spans = self._spans
+        if self._depth == 1:
+            return spans[0].end_ps
+        repeat = self.replica.in_flight[-1].repeat
+        return spans[-1].end(repeat - 1) if repeat > 1 else spans[0].end_ps
 
     def _boundary(self, callback: object) -> None:
         if callback is not self._wake:
@@ -106,40 +101,39 @@ class Server:
         self._wake = None
         self._effort.events += 1
         replica, now = self.replica, self._clock.now_ps
-        while replica.in_flight:
-            plan, span = replica.in_flight[0], self._spans[0]
-            done = plan.repeat if span.end(plan.repeat) <= now else plan.repeat - 1
-            if done < 1 or span.end(done) > now:
+        plans = replica.in_flight
+        while plans:
+            plan, span = plans[0], self._spans[0]
+            if span.end_ps <= now:
+                self._finish(plan, span, plan.repeat, span.end_ps)
+                del self._spans[0]
+                continue
+            steps = plan.repeat - 1
+            if steps < 1 or span.end(steps) > now:
                 break
-            self._finish(plan, span, done)
+            self._finish(plan, span, steps, now)
+            span.start_ps = now
+            span.first_ps += steps * span.growth_ps
+            break
         if self._inbox:
             messages, self._inbox = self._inbox, []
             for message in messages:
                 message()
-        ended, replica.finished = replica.finished, []
-        for seq in ended:
-            self._on_end(seq)
+        if replica.finished:
+            ended, replica.finished = replica.finished, []
+            for seq in ended:
+                self._on_end(seq)
         self._plan(now)
 
-    def _finish(self, plan: StepPlan, span: Span, steps: int) -> None:
+    def _finish(self, plan: StepPlan, span: Span, steps: int, end: Picoseconds) -> None:
         effort = self._effort
         effort.steps += steps
         effort.leapt_steps += steps - 1
         if plan.group:
             self._log_gaps(plan.group, span, steps)
-        end = span.end(steps)
         self.last_end = end
         self.busy_ps += end - span.start_ps
-        whole = steps == plan.repeat
         self.replica.finish(plan, end, steps)
-        for seq, _, _ in self.replica.emitted:
-            if seq.first_token_ps == end:
-                self._on_first_token(seq)
-        if whole:
-            del self._spans[0]
-        else:
-            span.start_ps = end
-            span.first_ps += steps * span.growth_ps
 
     def _log_gaps(self, members: int, span: Span, steps: int) -> None:
         gaps, idle = self.replica.gaps, span.start_ps - self.last_end
@@ -151,14 +145,16 @@ class Server:
             gaps.add(span.first_ps + span.growth_ps, span.growth_ps, steps - 1, members)
 
     def _plan(self, now: Picoseconds) -> None:
-        replica = self.replica
-        while len(replica.in_flight) < self._depth:
+        replica, spans = self.replica, self._spans
+        plans = replica.in_flight
+        while len(plans) < self._depth:
             plan = replica.schedule(now)
-            self._on_plan(plan)
+            if plan.admissions:
+                self._on_admit(plan)
             if not plan.tokens:
                 break
-            self._launch(plan, max(now, self._free_at))
-        if replica.in_flight:
+            spans.append(self._span(plan, spans[-1].end_ps if spans else now))
+        if plans:
             self._wake_at(self._next_decision())
         elif replica.running or (replica.waiting and not replica.holding):
             raise NoProgressError(
@@ -166,20 +162,19 @@ class Server:
                 f"{len(replica.running)} running, and its scheduler plans nothing"
             )
 
-    def _launch(self, plan: StepPlan, start: Picoseconds) -> None:
-        cost, replica = self.cost, self.replica
+    def _span(self, plan: StepPlan, start: Picoseconds) -> Span:
+        """The time that a plan takes; where its steps repeat, as many as surely do."""
         if not plan.pure_decode:
-            span = Span(start, cost.duration_ps(shape_of(plan)), 0)
-        else:
-            context = plan.group_context_tokens
-            line = cost.decode_line(plan.group, context)
-            span = Span(start, line.base_ps + line.slope_ps * context, line.slope_ps * plan.group)
-            if self._leap and len(replica.in_flight) == self._depth:
-                within = -(-(line.until - context) // plan.group)
-                steps = min(replica.repeats(plan), within)
-                plan.repeat = max(steps, 1)
-        self._spans.append(span)
-        self._free_at = span.end(plan.repeat)
+            return Span(start, self.cost.duration_ps(shape_of(plan)), 0)
+        group, context = plan.group, plan.group_context_tokens
+        base, slope, until = self.cost.decode_line(group, context)
+        span = Span(start, base + slope * context, slope * group)
+        if self._leap and len(self.replica.in_flight) == self._depth:
+            steps = min(self.replica.repeats(plan), -(-(until - context) // group))
+            if steps > 1:
+                plan.repeat = steps
+                span.end_ps = span.end(steps)
+        return span
 
     # ---- what others may read in the middle of a leap -----------------------------------------------
 

@@ -11,7 +11,7 @@ from ...policies.errors import InputError, UnknownNameError
 from ..state.session import Call, CallResult, Session, Sleep, Together, Use
 from .clock import Clock
 
-Submit: TypeAlias = Callable[[Call, Callable[[CallResult], None]], bool]
+Submit: TypeAlias = Callable[[Call, Callable[[CallResult], Any]], None]
 
 
 class Player:
@@ -19,8 +19,7 @@ class Player:
 
     Args:
         resources: slots of each limited resource.
-        submit: takes a call, or returns False when the run takes no more work; the session then
-            stays where it is.
+        submit: takes a call; it may never answer, and the session then stays where it is.
     """
 
     def __init__(self, clock: Clock, resources: dict[str, int], submit: Submit) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...policies.disaggregation.base import Placement
 from ...policies.errors import InputError
@@ -63,7 +63,7 @@ class Splitter:
         """The prefill half of a request: it answers one token, which nobody is shown."""
         if self.link is None:
             raise InputError("a split request needs a link for its KV", where="links.kv")
-        half = replace(request, max_tokens=1)
+        half = request._replace(max_tokens=1)
         seq = Sequence(half, 1, chain, prefill.limits.max_model_len)
         self.flows[request.id] = _Flow(
             KVTransfer(seq), placement, request, output_tokens, chain, decode.limits.max_model_len

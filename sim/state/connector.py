@@ -24,7 +24,9 @@ class Connector(Protocol):
 
     def matched(self, seq: Sequence, local_tokens: int) -> Remote | None:
         """What is to be had beyond *local_tokens*; None: not known yet, ask again."""
+
     def allocated(self, seq: Sequence, remote: Remote) -> None:
         """Blocks stand ready for *remote* (0 tokens: nothing will be fetched)."""
+
     def finished(self, seq: Sequence) -> bool:
         """*seq* ended here; True keeps its blocks until `Replica.sent` (somebody reads them)."""

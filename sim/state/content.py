@@ -142,9 +142,7 @@ def _with_items(prompt: Iterable[Segment], items: tuple[MultiModalItem, ...]) ->
             }
         cuts = sorted(edges)
         for low, high in zip(cuts, cuts[1:], strict=False):
-            inside = next(
-                (i for i in items if i.offset <= start + low < i.offset + i.tokens), None
-            )
+            inside = next((i for i in items if i.offset <= start + low < i.offset + i.tokens), None)
             # -1 - … keeps (item, text) pairs apart from plain texts, which are not negative
             name = content if inside is None else -1 - _pair(inside.identifier, content)
             pieces.append(Segment(name, offset + low, high - low, label))

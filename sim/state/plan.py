@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .connector import Remote
@@ -45,7 +44,6 @@ class Admission(NamedTuple):
     resumed: bool
 
 
-@dataclass(slots=True)
 class StepPlan:
     """One step (or `repeat` equal ones) of one replica.
 
@@ -62,17 +60,19 @@ class StepPlan:
         encoder_evicted: identifiers that left the encoder cache.
     """
 
-    index: int
-    chunks: list[Chunk] = field(default_factory=list)
-    group: int = 0
-    group_context_tokens: int = 0
+    group = 0
+    group_context_tokens = 0
     members: list[Sequence] | None = None
-    tokens: int = 0
-    repeat: int = 1
-    preempted: list[Sequence] = field(default_factory=list)
-    admissions: list[Admission] = field(default_factory=list)
-    encoder: list[tuple[Sequence, list[int]]] = field(default_factory=list)
-    encoder_evicted: list[int] = field(default_factory=list)
+    tokens = 0
+    repeat = 1
+    encoder: list[tuple[Sequence, list[int]]] | tuple[()] = ()
+    encoder_evicted: list[int] | tuple[()] = ()
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.chunks: list[Chunk] = []
+        self.preempted: list[Sequence] = []
+        self.admissions: list[Admission] = []
 
     @property
     def pure_decode(self) -> bool:

@@ -17,15 +17,19 @@ class WaitingQueue(Protocol):
 
     def add(self, seq: Sequence) -> None:
         """A new request joins the line."""
+
     def put_back(self, seq: Sequence) -> None:
         """A preempted request returns: to the front, where the order knows a front."""
+
     def put_aside_back(self, aside: Iterable[Sequence]) -> None:
         """Requests that were passed over return to the front, in their old order."""
+
     def peek(self) -> Sequence: ...
     def pop(self) -> Sequence: ...
     def remove(self, seq: Sequence) -> None: ...
     def refresh(self) -> None:
         """A new step begins: an order whose keys move with time sorts again."""
+
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Sequence]: ...
 

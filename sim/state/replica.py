@@ -17,9 +17,7 @@ from .plan import Chunk, StepPlan
 from .queue import WaitingQueue
 from .records import GapHistogram
 from .sequence import Sequence, Status
-from .step import StepBuilder
-
-UNLIMITED = 1 << 60
+from .step import UNLIMITED, StepBuilder
 
 
 class Replica:
@@ -72,6 +70,7 @@ class Replica:
         self._leaves: dict[int, list[Sequence]] = {}  # step -> members to leave before it
         self._edges: list[int] = []  # heap of the keys of both
         self._admitted = 0
+        self._settled = 0  # step index up to which the pool knows the group's growth
         self._lag = 1 if limits.async_scheduling else 0
         self.gaps = gaps if gaps is not None else GapHistogram()
         #: what chunks answered in the last finish: sequence, tokens, whether it was running
@@ -294,8 +293,6 @@ class Replica:
 
     def put_aside_back(self, aside: list[Sequence]) -> None:
         """Requests that a step passed over return to the front, those that own KV apart."""
-        if not aside:
-            return
         owners = [seq for seq in aside if seq.computed or seq.status is Status.LOADING]
         self.holding.put_aside_back(owners)
         self.waiting.put_aside_back(seq for seq in aside if seq not in owners)
@@ -384,9 +381,15 @@ class Replica:
     # ---- the decode group -----------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Book the group's growth up to the step index with the pool."""
-        if self.pool.lazy:
-            self.pool.reserve(self.group.taken(self.step_index))
+        """Book the group's growth up to the step index with the pool.
+
+        Members that come or go at one step index change nothing here: they start from zero, and
+        take what is theirs with them.
+        """
+        if self._settled != self.step_index:
+            self._settled = self.step_index
+            if self.pool.lazy:
+                self.pool.reserve(self.group.taken(self.step_index))
 
     def kv_at(self, step: int) -> tuple[int, int]:
         """(blocks held, blocks idle but cached) when the steps before *step* are scheduled."""
@@ -399,10 +402,13 @@ class Replica:
         """Take the blocks of the group's step and index what it fills."""
         step = self.step_index
         if self.pool.lazy:
-            self.pool.reserve(self.group.taken(step + 1))
+            growth = self.group.growth(step)
+            if growth:
+                self.pool.grow(growth)
         else:
             for seq in self._by_admission(step):
                 self.pool.acquire(seq, None, seq.blocks + 1)
+        self._settled = step + 1
         self._advance_frontier(step + 1 - self._lag)
 
     def _take_repeats(self, plan: StepPlan) -> None:

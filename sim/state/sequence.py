@@ -44,41 +44,24 @@ class Sequence:
         run_number: order of admission to the batch, for ties.
     """
 
-    __slots__ = (
-        "base",
-        "blocks",
-        "chain",
-        "committed",
-        "computed",
-        "drafts",
-        "ends_by_limit",
-        "entry_blocks",
-        "external_tokens",
-        "fin",
-        "first_token_ps",
-        "hit_tokens",
-        "id",
-        "in_flight",
-        "is_chunk",
-        "joined",
-        "known",
-        "last_token",
-        "last_token_ps",
-        "node",
-        "output_tokens",
-        "placeholders",
-        "preemptions",
-        "prompt_tokens",
-        "recomputed",
-        "record",
-        "replica",
-        "request",
-        "run_number",
-        "scheduled_ps",
-        "stale",
-        "status",
-        "table",
-    )
+    # Most fields keep these values until something happens: a plain class attribute costs nothing.
+    computed = 0
+    drafts = placeholders = in_flight = stale = 0
+    is_chunk = False  # its last step left known tokens uncomputed
+    preemptions = 0
+    status = Status.WAITING
+    blocks = committed = 0
+    node: Any = None
+    base: int | None = None  # while in the decode group
+    entry_blocks = 0  # blocks held when it joined the group
+    joined = -1  # first step in the group
+    fin = -1  # step that samples its last token
+    recomputed = 0  # positions lost to preemptions
+    run_number = -1
+    replica: Any = None
+    hit_tokens = external_tokens = 0  # of its first admission
+    scheduled_ps = first_token_ps = last_token_ps = -1
+    record: Any = None
 
     def __init__(
         self, request: Request, output_tokens: int, chain: Chain, max_model_len: int
@@ -92,24 +75,7 @@ class Sequence:
         self.ends_by_limit = prompt + output_tokens >= limit
         self.chain = chain
         self.known = prompt
-        self.computed = 0
-        self.drafts = self.placeholders = self.in_flight = self.stale = 0
-        self.is_chunk = False  # its last step left known tokens uncomputed
-        self.preemptions = 0
-        self.status = Status.WAITING
-        self.blocks = self.committed = 0
         self.table: list[int] = []
-        self.node: Any = None
-        self.base: int | None = None  # while in the decode group
-        self.entry_blocks = 0  # blocks held when it joined the group
-        self.joined = -1  # first step in the group
-        self.fin = -1  # step that samples its last token
-        self.recomputed = 0  # positions lost to preemptions
-        self.run_number = -1
-        self.replica: Any = None
-        self.hit_tokens = self.external_tokens = 0  # of its first admission
-        self.scheduled_ps = self.first_token_ps = self.last_token_ps = -1
-        self.record: Any = None
 
     @property
     def computed_tokens(self) -> int:

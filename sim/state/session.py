@@ -104,11 +104,14 @@ class Workload(Protocol):
     @property
     def resources(self) -> dict[str, int]:
         """Slots of each limited resource that `Use` may name, e.g. ``{"cpu": 64}``."""
+
     @property
     def closed_loop(self) -> bool:
         """True when later calls depend on earlier answers, so no stream is known beforehand."""
+
     @property
     def expected_requests(self) -> int | None:
         """For progress only; None when it cannot be known."""
+
     def arrivals(self) -> Iterator[Arrival]:
         """In order of `at_ps`."""

@@ -14,6 +14,7 @@ from .sequence import Sequence, Status
 if TYPE_CHECKING:
     from .replica import Replica
 
+UNLIMITED = 1 << 60
 _NOTHING = Remote(0, False)
 
 
@@ -23,17 +24,7 @@ class StepBuilder:
     See `policies.scheduling.base.Step` for what each call means to a policy.
     """
 
-    __slots__ = (
-        "_aside",
-        "_encoder_budget",
-        "_items",
-        "_pending_items",
-        "_prefixes",
-        "_taken",
-        "budget",
-        "plan",
-        "replica",
-    )
+    _pending_items: tuple[int, ...] | list[int] = ()
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
@@ -42,8 +33,7 @@ class StepBuilder:
         self._taken: dict[Sequence, Chunk] = {}
         self._aside: list[Sequence] = []
         self._prefixes: dict[Sequence, tuple[Hit | None, Remote]] = {}
-        self._encoder_budget = replica.limits.encoder_budget or (1 << 60)
-        self._pending_items: list[int] = []
+        self._encoder_budget = replica.limits.encoder_budget or UNLIMITED
         self._items: dict[Sequence, list[int]] = {}
 
     # ---- the batch ------------------------------------------------------------------------------
@@ -269,9 +259,10 @@ class StepBuilder:
 
     def encodable(self, seq: Sequence, start: int, tokens: int) -> int:
         """*tokens* from position *start* on, cut to what the encoder's limits allow."""
-        self._pending_items = []
         if not seq.request.items or not tokens:
+            self._pending_items = ()
             return tokens
+        self._pending_items = pending = []
         cache = self.replica.encoder
         planned_tokens, planned = 0, set()
         budget, end = self._encoder_budget, start + tokens
@@ -285,14 +276,14 @@ class StepBuilder:
             planned.add(item.identifier)
             planned_tokens += item.tokens
             budget -= item.tokens
-            self._pending_items.append(index)
+            pending.append(index)
         return tokens
 
     def _record(
         self, seq: Sequence, start: int, tokens: int, drafts: int, admitted: bool | None
     ) -> None:
         if self._pending_items:
-            items, self._pending_items = self._pending_items, []
+            items, self._pending_items = list(self._pending_items), ()
             self._items[seq] = items
             for index in items:
                 self.replica.encoder.store(seq, index)
@@ -306,12 +297,14 @@ class StepBuilder:
     def close(self) -> StepPlan:
         """Put the passed-over requests back and hand the plan to the replica."""
         replica, plan = self.replica, self.plan
-        replica.put_aside_back(self._aside)
-        plan.encoder = list(self._items.items())
-        if plan.encoder or replica.encoder.evicting:
+        if self._aside:
+            replica.put_aside_back(self._aside)
+        if self._items:
+            plan.encoder = list(self._items.items())
+        if replica.encoder.evicting:
             plan.encoder_evicted = replica.encoder.take_evicted()
         plan.chunks = list(self._taken.values())
-        plan.tokens = plan.group + sum(chunk.tokens for chunk in plan.chunks)
+        plan.tokens = replica.limits.max_num_batched_tokens - self.budget
         if plan.tokens:
             replica.begin(plan)
         return plan

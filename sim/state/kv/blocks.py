@@ -189,6 +189,8 @@ class BlockPool:
         """Lazy pools only."""
         raise NotImplementedError("a block pool grows each sequence by `acquire`")
 
+    grow = reserve
+
     def join(self, seq: Sequence) -> bool:
         """Always: the replica grows members one by one."""
         return True
@@ -200,9 +202,11 @@ class BlockPool:
         """Verify the pool's books (slow); how many blocks are held."""
         held = sum(1 for count in self._ref[1:] if count)
         unused = self.total + 1 - self._fresh
-        if held + self.free != self.total or len(self._blank) + unused + len(
-            self._idle
-        ) != self.free or min(self._ref) < 0:
+        if (
+            held + self.free != self.total
+            or len(self._blank) + unused + len(self._idle) != self.free
+            or min(self._ref) < 0
+        ):
             raise InfersimError(
                 f"{held} KV blocks held and {self.free} free do not make {self.total}"
             )

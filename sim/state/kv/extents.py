@@ -331,10 +331,13 @@ class ExtentPool:
 
     def reserve(self, blocks: int) -> None:
         """The decode group has taken *blocks* in all since it was empty."""
-        more = blocks - self._group_blocks
-        if more:
-            self._group_blocks = blocks
-            self._take(more)
+        if blocks > self._group_blocks:
+            self.grow(blocks - self._group_blocks)
+
+    def grow(self, blocks: int) -> None:
+        """The decode group takes *blocks* more."""
+        self._group_blocks += blocks
+        self._take(blocks)
 
     def join(self, seq: Sequence) -> bool:
         """*seq* enters the decode group: from here on it grows with the step index."""

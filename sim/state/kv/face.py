@@ -42,26 +42,38 @@ class KVPool(Protocol):
 
     def match(self, seq: Sequence, limit_tokens: int) -> Hit:
         """The longest cached prefix of *seq* within its first *limit_tokens*. No side effects."""
+
     def acquire(self, seq: Sequence, hit: Hit | None, blocks: int) -> None:
         """Hold the hit and as many new blocks as make *blocks* in all; they must be free."""
+
     def commit(self, seq: Sequence, tokens: int) -> None:
         """Put the full blocks among the first *tokens* into the index."""
+
     def release(self, seq: Sequence) -> None:
         """Let go of everything, tail first."""
+
     def forget(self, seq: Sequence, first_block: int) -> None:
         """Take blocks from *first_block* on out of the index: their KV is bad."""
+
     def reserve(self, blocks: int) -> None:
         """The decode group has taken *blocks* in all since it was empty (lazy pools)."""
+
+    def grow(self, blocks: int) -> None:
+        """The decode group takes *blocks* more (lazy pools)."""
+
     def join(self, seq: Sequence) -> bool:
         """*seq* may enter the decode group: from here on it grows with the step index."""
+
     def leave(self, seq: Sequence, blocks: int, committed: int) -> None:
         """*seq* leaves the group having taken *blocks* in it, with *committed* blocks indexed."""
+
     def check(self) -> int:
         """Verify the pool's books (slow); how many blocks are held.
 
         Raises:
             InfersimError: they do not add up.
         """
+
     @property
     def cached_idle(self) -> int:
         """Free blocks that still hold reusable KV."""

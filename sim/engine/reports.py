@@ -1,0 +1,50 @@
+"""What replicas report to the router: their state as it is, or as it was."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ...policies.types import Picoseconds, ReplicaId
+from .clock import Clock
+from .server import Server
+
+
+class Live:
+    """A replica as it is at the moment of reading (`policies.types.Routable`)."""
+
+    age_ps = 0
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.id = server.number
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not in the batch."""
+        return self._server.replica.waiting_count
+
+    @property
+    def running(self) -> int:
+        """Requests in the batch."""
+        return len(self._server.replica.running)
+
+    @property
+    def kv_used(self) -> float:
+        """Share of KV blocks that requests hold."""
+        return self._server.kv_now()[0] / self._server.replica.pool.total
+
+
+class Report(NamedTuple):
+    """A replica as it was (`policies.types.Routable`)."""
+
+    id: ReplicaId
+    waiting: int
+    running: int
+    kv_used: float
+    taken_ps: Picoseconds
+    clock: Clock
+
+    @property
+    def age_ps(self) -> Picoseconds:
+        """How old the report is."""
+        return self.clock.now_ps - self.taken_ps
