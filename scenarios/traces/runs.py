@@ -6,17 +6,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ...policies.errors import InputError
+from .idlists import IdList
 from .rows import Run
 
 MAX_ID = 1 << 62
 
 
 def runs_of(ids: object, where: str) -> tuple[Run, ...]:
-    """Cut a list of block ids into runs of consecutive ones.
+    """Cut a JSON list of block ids into runs of consecutive ones.
 
     Raises:
         InputError: not a list, an entry that is no integer, or one outside 0 .. 2**62.
     """
+    if isinstance(ids, IdList):
+        return _cut(ids.array())
     if not isinstance(ids, list):
         raise InputError(f"hash_ids must be a list of integers, found {_short(ids)}", where=where)
     if not ids:

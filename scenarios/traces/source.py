@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...policies.errors import InputError, UnknownNameError
+from . import idlists
 from .compressed import read_lines
 
 
@@ -94,9 +95,12 @@ class Source:
             yield number, row
 
     def parse(self, text: str, line: int, ended: bool = True) -> Any:
-        """JSON, without the NaN and Infinity that Python would accept."""
+        """JSON, without the NaN and Infinity that Python would accept; see `idlists`."""
         try:
-            return json.loads(text, parse_constant=_refuse_constant)
+            try:
+                return idlists.loads(text, _refuse_constant)
+            except ValueError:
+                return json.loads(text, parse_constant=_refuse_constant)  # errors in its own words
         except RecursionError as error:
             raise InputError("JSON nested too deeply", where=self.where(line)) from error
         except ValueError as error:

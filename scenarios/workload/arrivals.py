@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from ...policies.errors import InputError
 from ..schema.base import Spec
 from ..traces.load import load
-from .shorthand import Listed, NotNegative, Number, Positive, Share, found
+from .shorthand import NotNegative, Number, Positive, Share, found
 
 
 class Poisson(Spec):
@@ -55,7 +55,7 @@ class Bursts(Spec):
     """Markov-modulated Poisson process: calm and bursts, visited in turn."""
 
     kind: Literal["mmpp"]
-    states: Listed[tuple[State, ...]] = Field(
+    states: tuple[State, ...] = Field(
         min_length=1, max_length=1000, description="visited in this order, then from the first"
     )
 

@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 from ...policies.errors import InputError
 from ..schema.base import Spec
 from .lengths import column
-from .shorthand import Listed, NotNegative, Number, Positive, found
+from .shorthand import NotNegative, Number, Positive, found
 
 MOST_TOKENS = 100_000_000
 _Z99 = NormalDist().inv_cdf(0.99)
@@ -182,10 +182,8 @@ class Choice(Spec):
     """One of a few values."""
 
     kind: Literal["choice"]
-    values: Listed[tuple[NotNegative, ...]] = Field(
-        min_length=1, max_length=10_000, description="which"
-    )
-    weights: Listed[tuple[NotNegative, ...]] | None = Field(
+    values: tuple[NotNegative, ...] = Field(min_length=1, max_length=10_000, description="which")
+    weights: tuple[NotNegative, ...] | None = Field(
         default=None, description="how likely, one for each value; equally when left out"
     )
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from ...policies.errors import InputError
 from ..schema.base import as_tuples
 
-T = TypeVar("T")
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Few = Annotated[int, Field(ge=1, le=10**6)]
-#: a list is taken for a tuple: behind `Number` pydantic no longer knows that it reads JSON
-Listed = Annotated[T, BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 Tokens = Annotated[int, Field(ge=0, le=10**8)]
 
 
@@ -36,6 +35,11 @@ class Number:
         def grow(value: Any) -> Any:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return {"kind": self.kind, self.key: value}
+            if value is None or isinstance(value, str | bool | list):
+                raise InputError(
+                    f"found {json.dumps(value)[:60]}, must be a number or a mapping",
+                    help=f"a number is short for {{kind: {self.kind}, {self.key}: …}}",
+                )
             return as_tuples(value)
 
         return core_schema.no_info_before_validator_function(grow, handler(source))

@@ -187,7 +187,7 @@ def rows_of_a_format(draw: st.DrawFn) -> tuple[str, bytes]:
     return chosen.name, data[:cut]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.tuples(st.none() | st.sampled_from(sorted(FORMATS)), st.binary()) | rows_of_a_format())
 def test_any_bytes_are_a_trace_or_an_input_error(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[str | None, bytes]

@@ -72,8 +72,10 @@ BAD = [
     ({"kind": "exponential", "mean": float("nan")}, "greater than 0|less than"),
     (-1, "greater than or equal to 0"),
     (float("inf"), "less than or equal"),
-    ("12", "valid"),
-    (True, "valid"),
+    ("12", 'found "12", must be a number or a mapping'),
+    (True, "found true, must be"),
+    ([1, 2], "must be a number or a mapping"),
+    (None, "found null"),
     ({"kind": "pareto"}, "lognormal"),
     ({"value": 3}, "kind"),
 ]

@@ -275,8 +275,7 @@ class Agent:
             return True
         if prompt.tokens + step.answer <= spec.at * window:
             return True
-        kept = prompt.history[len(prompt.history) - spec.keep_last :] if spec.keep_last else []
-        if len(prompt.history) - len(kept) < 2:
+        if len(prompt) - spec.keep_last < 2:
             return True  # nothing that a summary would make shorter
         contents = self._harness.contents
         request = Segment(contents.id("summarise"), 0, spec.instruction_tokens, "user")
@@ -291,9 +290,7 @@ class Agent:
         if written is None:
             return False
         self._summary = tokens(spec.summary_tokens, self._summaries)
-        prompt.history.clear()
-        prompt.quote(content, 0, written, "summary")
-        prompt.history.extend(kept)
+        prompt.summarise(content, written, spec.keep_last)
         return True
 
 

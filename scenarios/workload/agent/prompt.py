@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -13,7 +14,12 @@ from .parts import EnvironmentSpec, HabitsSpec
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The shared texts of one kind of agent (or sub-agent), in tokens; 0 leaves one out."""
+    """The shared texts of one kind of agent (or sub-agent), in tokens; 0 leaves one out.
+
+    Attributes:
+        key: names the kind.
+        schemas: the list of tools, tool by tool.
+    """
 
     key: tuple[str, int]
     system: int
@@ -21,98 +27,119 @@ class Texts:
     developer: int
 
 
-@dataclass(slots=True)
 class Prompt:
     """The prompt of one agent as it grows.
 
     `before_call` lets the habits act, `segments` says what is sent. Labels are what the report
     names: system, tools, developer, environment, user, assistant, tool result, subagent result,
     summary.
+
+    Attributes:
+        tokens: its length now.
     """
 
-    contents: Contents
-    texts: Texts
-    environment: EnvironmentSpec
-    habits: HabitsSpec
-    owner: int
-    rng: np.random.Generator
-    history: list[Segment] = field(default_factory=list)
-    _order: list[int] = field(default_factory=list)
-    _added: int = 0
-    _version: int = 0
-    _clock: int = 0
+    def __init__(
+        self,
+        contents: Contents,
+        texts: Texts,
+        environment: EnvironmentSpec,
+        habits: HabitsSpec,
+        owner: int,
+        rng: np.random.Generator,
+    ) -> None:
+        self._contents, self._texts, self._owner, self._rng = contents, texts, owner, rng
+        self._environment, self._habits = environment, habits
+        self._order: list[int] = list(range(len(texts.schemas)))
+        self._added = self._version = self._clock = 0
+        self._history: list[Segment] = []
+        self._head = self._opening()
+        self.tokens = sum(part.tokens for part in self._head)
 
     def before_call(self, turn: int) -> None:
         """Let chance and habits change the prompt. Draws the same numbers whatever the habits."""
-        reorder, grow, change = self.rng.random(3)
-        permutation = self.rng.permutation(len(self.texts.schemas))
-        if reorder < self.habits.tools_reordered:
+        reorder, grow, change = self._rng.random(3).tolist()
+        permutation = self._rng.permutation(len(self._order))
+        habits, before = self._habits, (self._order, self._added, self._version, self._clock)
+        if reorder < habits.tools_reordered:
             self._order = permutation.tolist()
-        if grow < self.habits.tool_list_changes:
+        if grow < habits.tool_list_changes:
             self._added += 1
-        if self.habits.timestamp == "call":
+        if habits.timestamp == "call":
             self._clock = turn
-        if change < self.environment.changes:
+        if change < self._environment.changes:
             self._version += 1
-            if not self.habits.environment_edited_in_place:
-                update = self.contents.id("environment update", self.owner, self._version)
-                self.history.append(
-                    Segment(update, 0, self.environment.update_tokens, "environment")
-                )
+            if not habits.environment_edited_in_place:
+                self.add("environment", self._environment.update_tokens, self._version)
+        if (self._order, self._added, self._version, self._clock) != before:
+            self.tokens -= sum(part.tokens for part in self._head)
+            self._head = self._opening()
+            self.tokens += sum(part.tokens for part in self._head)
 
     def segments(self) -> tuple[Segment, ...]:
         """What is sent now."""
-        return (*self._system(), *self._tools(), *self._own(), *self.history)
+        return (*self._head, *self._history)
 
-    @property
-    def tokens(self) -> int:
-        """Its length now."""
-        return sum(part.tokens for part in self.segments())
+    def __len__(self) -> int:
+        """Messages in the history."""
+        return len(self._history)
 
     def add(self, label: str, tokens: int, *key: str | int) -> None:
         """Append a text of its own to the history; *key* names it within the agent."""
-        if tokens:
-            content = self.contents.id(label, self.owner, *key)
-            self.history.append(Segment(content, 0, tokens, label))
+        self.quote(self._contents.id("said", label, self._owner, *key), 0, tokens, label)
 
     def quote(self, content: int, first: int, last: int, label: str) -> None:
-        """Append tokens first..last-1 of an answer, which are known to the cache."""
+        """Append tokens first..last-1 of a text, an answer's say, if there are any."""
         if last > first:
-            self.history.append(Segment(content, first, last - first, label))
+            self._history.append(Segment(content, first, last - first, label))
+            self.tokens += last - first
+
+    def summarise(self, content: int, tokens: int, keep: int) -> None:
+        """Replace the history, but for the last *keep* messages, by a summary."""
+        kept = self._history[len(self) - keep :] if keep else []
+        self.tokens -= sum(part.tokens for part in self._history)
+        self._history = []
+        self.quote(content, 0, tokens, "summary")
+        self._history += kept
+        self.tokens += sum(part.tokens for part in kept)
+
+    def _opening(self) -> tuple[Segment, ...]:
+        """Everything before the history."""
+        developer = self._contents.id("developer", *self._texts.key)
+        edited = self._version if self._habits.environment_edited_in_place else 0
+        where = self._contents.id("environment", self._owner, edited)
+        parts = (
+            *self._system(),
+            *self._tools(),
+            Segment(developer, 0, self._texts.developer, "developer"),
+            Segment(where, 0, self._environment.tokens, "environment"),
+        )
+        return tuple(part for part in parts if part.tokens)
 
     def _system(self) -> list[Segment]:
-        total = self.texts.system
-        text = self.contents.id("system", *self.texts.key)
-        clock = self.habits
-        if clock.timestamp == "none":
-            return _parts(Segment(text, 0, total, "system"))
-        at = round(clock.timestamp_at * total)
-        stamp = self.contents.id("timestamp", self.owner, self._clock)
-        return _parts(
+        total, habits = self._texts.system, self._habits
+        text = self._contents.id("system", *self._texts.key)
+        if habits.timestamp == "none":
+            return [Segment(text, 0, total, "system")]
+        at = round(habits.timestamp_at * total)
+        stamp = self._contents.id("timestamp", self._owner, self._clock)
+        return [
             Segment(text, 0, at, "system"),
-            Segment(stamp, 0, clock.timestamp_tokens, "system"),
+            Segment(stamp, 0, habits.timestamp_tokens, "system"),
             Segment(text, at, total - at, "system"),
-        )
+        ]
 
     def _tools(self) -> list[Segment]:
-        key, sizes = self.texts.key, self.texts.schemas
-        order = self._order or range(len(sizes))
-        listed = [Segment(self.contents.id("tool", *key, i), 0, sizes[i], "tools") for i in order]
+        """The list as one text; tools that do not follow their neighbour are cut out of it."""
+        key, sizes = self._texts.key, self._texts.schemas
+        text, starts = self._contents.id("tools", *key), [0, *accumulate(sizes)]
+        listed: list[Segment] = []
+        for i in self._order:
+            last = listed[-1] if listed else None
+            if last is not None and last.offset + last.tokens == starts[i]:
+                listed[-1] = last._replace(tokens=last.tokens + sizes[i])
+            else:
+                listed.append(Segment(text, starts[i], sizes[i], "tools"))
         for i in range(self._added):
-            added = self.contents.id("added tool", *key, i)
+            added = self._contents.id("added tool", *key, i)
             listed.append(Segment(added, 0, max(sizes, default=1), "tools"))
-        return _parts(*listed)
-
-    def _own(self) -> list[Segment]:
-        developer = self.contents.id("developer", *self.texts.key)
-        edited = self._version if self.habits.environment_edited_in_place else 0
-        where = self.contents.id("environment", self.owner, edited)
-        return _parts(
-            Segment(developer, 0, self.texts.developer, "developer"),
-            Segment(where, 0, self.environment.tokens, "environment"),
-        )
-
-
-def _parts(*segments: Segment) -> list[Segment]:
-    """Those that are not empty."""
-    return [segment for segment in segments if segment.tokens]
+        return listed

@@ -1,0 +1,64 @@
+"""The fast path for block ids says what plain JSON says, or leaves it to plain JSON."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infersim.scenarios.traces.idlists import IdList, loads
+from infersim.scenarios.traces.runs import cut
+
+
+def refuse(name: str) -> None:
+    raise ValueError(name)
+
+
+@given(st.lists(st.integers(0, 10**18 - 1), min_size=1), st.sampled_from([(",", ":"), None]))
+def test_plain_lists_are_equal(ids: list[int], separators: tuple[str, str] | None) -> None:
+    text = json.dumps({"a": {"hash_ids": ids}, "b": 1}, separators=separators)
+    found = loads(text, refuse)
+    assert found["b"] == 1
+    assert isinstance(found["a"]["hash_ids"], IdList)
+    assert found["a"]["hash_ids"].array().tolist() == ids
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"hash_ids": []}',
+        '{"hash_ids": [1, -2]}',
+        '{"hash_ids": [1.5]}',
+        '{"hash_ids": [1000000000000000000]}',
+        '{"hash_ids" : [1, 2]}',
+        '{"hash_ids": [1,  2]}',
+        '{"hash_ids": "<list of ids>0", "b": {"hash_ids": [1]}}',
+        '{"hash_ids": 0, "my_hash_ids": [1]}',
+        '{"a": "\\"hash_ids\\": [1]"}',
+        '{"ids": [1]}',
+    ],
+)
+def test_what_is_not_plain_is_left_to_json(text: str) -> None:
+    assert loads(text, refuse) == json.loads(text)
+
+
+@pytest.mark.parametrize("ids", ["[01]", "[1,]", "[1 2]", "[,1]", "[1", "[1e400]"])
+def test_bad_lists_stay_bad(ids: str) -> None:
+    text = f'{{"hash_ids": {ids}}}'
+    try:
+        expected = json.loads(text)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"Expecting|Illegal|delimiter"):
+            loads(text, refuse)
+    else:
+        assert loads(text, refuse) == expected
+
+
+@given(st.lists(st.integers(0, 12), min_size=1))
+def test_runs_give_the_ids_back(ids: list[int]) -> None:
+    runs = cut(ids)
+    assert [i for first, n in runs for i in range(first, first + n)] == ids
+    assert all(a + n != b for (a, n), (b, _) in pairwise(runs))
