@@ -86,28 +86,28 @@ def _missed(columns: dict[str, NDArray[Any]], reason: str) -> dict[str, Any]:
 def _by_segment(columns: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
     """One row a segment label, most missed tokens first; the rest pooled after 12."""
     labels, which = np.unique(columns["first_miss"].astype(str), return_inverse=True)
-    rows = []
-    for i, label in enumerate(labels.tolist()):
-        here = {name: column[which == i] for name, column in columns.items()}
-        if row := _segment(label, here):
-            rows.append(row)
+
+    def total(values: NDArray[Any]) -> list[int]:
+        sums = np.zeros(len(labels), dtype=np.int64)
+        np.add.at(sums, which, values)
+        return sums.tolist()
+
+    missed = np.sum([columns[f"{reason}_tokens"] for reason in MISS_REASONS], axis=0)
+    found: dict[str, list[Any]] = {"requests": total(missed > 0)}
+    for reason in MISS_REASONS:
+        found[f"{reason}_tokens"] = total(columns[f"{reason}_tokens"])
+        found[f"{reason}_s"] = [ps / 1e12 for ps in total(columns[f"{reason}_ps"])]
+    rows = [
+        {"segment": label or "(no label)", **{name: found[name][i] for name in found}}
+        for i, label in enumerate(labels.tolist())
+        if found["requests"][i]
+    ]
     rows.sort(key=lambda row: (-_missed_tokens(row), row["segment"]))
     if len(rows) <= _SEGMENTS:
         return rows
     rest = rows[_SEGMENTS - 1 :]
-    sums = {name: sum(row[name] for row in rest) for name in rows[0] if name != "segment"}
+    sums = {name: sum(row[name] for row in rest) for name in found}
     return [*rows[: _SEGMENTS - 1], {"segment": f"({len(rest)} others)", **sums}]
-
-
-def _segment(label: str, columns: dict[str, NDArray[Any]]) -> dict[str, Any] | None:
-    missed = np.sum([columns[f"{reason}_tokens"] for reason in MISS_REASONS], axis=0)
-    if not missed.any():
-        return None
-    row: dict[str, Any] = {"segment": label or "(no label)", "requests": int((missed > 0).sum())}
-    for reason in MISS_REASONS:
-        row[f"{reason}_tokens"] = int(columns[f"{reason}_tokens"].sum())
-        row[f"{reason}_s"] = int(columns[f"{reason}_ps"].sum()) / 1e12
-    return row
 
 
 def _missed_tokens(row: dict[str, Any]) -> int:

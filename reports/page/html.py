@@ -46,8 +46,8 @@ class Td(NamedTuple):
 
 def cell_name(name: object) -> Html:
     """The name of a cell, which breaks between its parts only."""
-    if isinstance(name, Html) or " · " not in str(name):
-        return esc(name)
+    if isinstance(name, Html):
+        return name
     *parts, last = str(name).split(" · ")
     shown = [f"{part} ·" for part in parts] + [last]
     return Html(" ".join(tag("span", part, class_=_part_class(part)) for part in shown))
@@ -59,7 +59,7 @@ def _part_class(part: str) -> str:
 
 def table(
     heads: Sequence[str],
-    rows: Iterable[Sequence[object]],
+    rows: Sequence[Sequence[object]],
     *,
     caption: str,
     focus: int | None = None,
@@ -73,7 +73,9 @@ def table(
         focus: row to point out.
         wide: as wide as the page, or as narrow as its content.
     """
-    head = tag("tr", *(tag("th", title, scope="col") for title in heads))
+    classes = [_side(item) for item in rows[0]] if rows else [None] * len(heads)
+    titles = zip(heads, classes, strict=True)
+    head = tag("tr", *(tag("th", title, scope="col", class_=side) for title, side in titles))
     body = [
         tag(
             "tr",
@@ -86,6 +88,11 @@ def table(
     inner = tag("table", tag("thead", head), tag("tbody", *body), class_="wide" if wide else None)
     box = tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=caption)
     return join([tag("p", caption, class_="caption"), box])
+
+
+def _side(item: object) -> str | None:
+    """The class of a heading over *item*: words stand to the left."""
+    return "text" if isinstance(item, Td) and item.class_ in ("text", "prose") else None
 
 
 def _td(item: object) -> Html:

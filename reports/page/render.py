@@ -17,6 +17,11 @@ from .html import Html, Plots, esc
 MAX_BYTES = 2_500_000
 _BINS = (500, 250, 120, 60)
 
+#: The browser itself sees to it that the page loads nothing, whatever text is in it.
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; base-uri 'none'; form-action 'none'"
+)
 _NO_SCRIPT = (
     "<noscript><style>.plot,.legend,.pick{display:none}.which{display:block}[data-cell][hidden]{display:block}"
     "figure h3{font-weight:400}</style></noscript>"
@@ -91,6 +96,7 @@ def _document(page: Context) -> str:
         [
             "<!DOCTYPE html>",
             '<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{esc(page.run_name)} · infersim</title>",
             '<link rel="icon" href="data:,">',
