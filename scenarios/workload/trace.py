@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,14 @@ from .replay import Replay
 from .shorthand import Count, Few, NotNegative, Positive, found
 
 Fallback = Annotated[OpenLoopSpec | ChatSpec | AgentSpec, Field(discriminator="kind")]
+
+
+@lru_cache(maxsize=1)
+def _loaded(
+    path: Path, changed_ns: int, size_bytes: int, format: str | None, options: Options
+) -> Trace:
+    """The trace; the cells of a comparison that one process runs read an unchanged file once."""
+    return load(path, format=format, options=options)
 
 
 class TraceSpec(Spec):
@@ -121,7 +130,9 @@ class TraceSpec(Spec):
         path = found(self.file, folders)
         if path is None:
             return self._without_file(streams, contents, folders, context_tokens)
-        trace = self._cut(load(path, format=self.format, options=self._options()))
+        state = path.stat()
+        trace = _loaded(path, state.st_mtime_ns, state.st_size, self.format, self._options())
+        self._check_limit(trace)
         return Replay(self, trace, streams, contents, folders).built()
 
     def _options(self) -> Options:
@@ -133,7 +144,7 @@ class TraceSpec(Spec):
             characters_per_token=self.characters_per_token,
         )
 
-    def _cut(self, trace: Trace) -> Trace:
+    def _check_limit(self, trace: Trace) -> None:
         """Refuse a limit of the wrong kind."""
         if trace.sessions and self.requests is not None:
             raise InputError(
@@ -145,7 +156,6 @@ class TraceSpec(Spec):
                 f"{trace.format} holds single requests: limit requests, not sessions",
                 where="workload.sessions",
             )
-        return trace
 
     def _without_file(
         self,

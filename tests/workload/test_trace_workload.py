@@ -10,7 +10,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from infersim.policies.errors import InputError
-from infersim.scenarios.traces.stats import stats
+from infersim.scenarios.traces.load import load
+from infersim.scenarios.traces.source import Options
+from infersim.scenarios.traces.stats import measure, stats
 from infersim.scenarios.workload.spec import WorkloadSpec
 from infersim.sim.state.content import Chains, Contents
 from infersim.sim.state.streams import Streams
@@ -231,8 +233,10 @@ def test_sessions_are_not_limited_by_requests(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not TRACES.exists(), reason="shared/traces is not here")
 def test_simulated_prompts_share_what_the_statistics_say(host: Any) -> None:
-    file = TRACES / "mooncake_conversation_trace.jsonl.gz"
+    file = TRACES / "lmcache_agent_miniswe.jsonl.gz"
     calls = [a.what for a in built(file).arrivals()]
     assert ideal(calls) == pytest.approx(stats(file).token_hit_rate, abs=1e-12)
-    agents = host(built(TRACES / "claude_code_sessions.jsonl.xz", sessions=20, concurrency=4)).run()
-    assert ideal(agents.calls) == pytest.approx(0.96, abs=0.03)
+    sessions = TRACES / "claude_code_sessions.jsonl.xz"
+    expected = measure(load(sessions, options=Options(limit=12))).token_hit_rate
+    agents = host(built(sessions, sessions=12, concurrency=4)).run()
+    assert ideal(agents.calls) == pytest.approx(expected, abs=1e-12)
