@@ -156,7 +156,9 @@ class Server:
             spans.append(self._span(plan, spans[-1].end_ps if spans else now))
         if plans:
             self._wake_at(self._next_decision())
-        elif replica.running or (replica.waiting and not replica.holding):
+        elif replica.running or (
+            replica.waiting and not replica.holding and not replica.sending
+        ):
             raise NoProgressError(
                 f"replica {self.number} has {len(replica.waiting)} requests waiting and "
                 f"{len(replica.running)} running, and its scheduler plans nothing"
