@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .codes import OK
+from .codes import FAILED, OK
 
 
 def conform(
@@ -16,6 +16,15 @@ def conform(
     """Replay decisions recorded from a real engine, and say the first difference.
 
     `infersim conform tests/golden/vllm/*.json` replays them through the objects that the
-    simulator uses; there is no second implementation.
+    simulator uses; there is no second implementation. The last line is "N passed, M failed";
+    exit code 1 where any failed.
     """
-    return OK
+    from ..scenarios.conform.replay import conform as compared
+
+    failed = 0
+    for file in files:
+        verdict = compared(file)
+        failed += bool(verdict.difference)
+        typer.echo(f"{verdict.name}: {verdict.difference or f'{verdict.steps} steps agree'}")
+    typer.echo(f"{len(files) - failed} passed, {failed} failed")
+    return FAILED if failed else OK
