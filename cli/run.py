@@ -62,7 +62,7 @@ def run(
         outcome = runner.run_cells(
             cells, source.folders, jobs=jobs or runner.cores(), leap=leap, listen=view.hear
         )
-    for error in dict.fromkeys(str(failed.error) for failed in outcome.failed):
+    for error in dict.fromkeys(str(source.located(failed.error)) for failed in outcome.failed):
         complain(InfersimError(error))
     if not outcome.finished:
         return _code(outcome, None, fail=fail)

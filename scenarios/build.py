@@ -152,6 +152,10 @@ def _check_together(scenario: Scenario, found: Sequence[Pool]) -> None:
     roles = sorted({pool.spec.role for pool in found})
     if roles == ["both"]:
         return
+    if len(roles) == 1:
+        other = "decode" if roles == ["prefill"] else "prefill"
+        message = f"a {roles[0]} pool needs a {other} pool"
+        raise PartError(InputError(message, help=f"add one with role: {other}"), "cluster")
     if "both" in roles and scenario.policies.disaggregation is None:
         message = f"pools with the roles {', '.join(roles)}: nothing says who serves a request"
         help = "give all of them role: both, or prefill and decode only, or a disaggregation policy"

@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from ..policies.errors import InputError
 from ..policies.registry import FAMILIES
-from .explain import PartError, unknown_key
+from .explain import PartError, unknown_key, wrong_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +164,4 @@ def _checked(key: str, hint: Any, value: Any) -> Any:
     try:
         return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].replace("Input should be", "expected").replace("a valid ", "a ")
-        raise PartError(InputError(f"found {json.dumps(value)[:60]}, {message}"), key) from None
+        raise PartError(wrong_value(error.errors()[0]), key) from None

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 MAX_SHOWN = 10
+_NEAR = 0.6
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 #: pydantic's words for what YAML calls otherwise
 _WORDS = (
@@ -66,7 +68,8 @@ class PartError(ValueError):
 
 def explained(error: ValidationError, document: Document) -> ScenarioError:
     """*error*, said with the places of *document*."""
-    details = [detail for detail in error.errors(include_url=False) if not _consequence(detail)]
+    found = error.errors(include_url=False)
+    details = [detail for detail in found if not _consequence(detail, found)]
     placed = [(_in_document(detail, document.data), detail) for detail in details]
     placed.sort(key=lambda pair: _order(document, pair[0]))
     out: list[InputError] = []
@@ -84,16 +87,26 @@ def placed(error: PartError, document: Document) -> InputError:
 def unknown_key(key: str, known: Iterable[str], where: str) -> InputError:
     """Nothing bears the key; the help names the nearest that something does."""
     names = sorted(known)
-    near = get_close_matches(key, names, 1, 0.6)
+    near = get_close_matches(key, names, 1, _NEAR)
     hint = f'did you mean "{near[0]}"? ' if near else ""
     return InputError(
         f'unknown key "{key}"', where=where, help=f"{hint}allowed here: {', '.join(names)}"
     )
 
 
-def _consequence(detail: ErrorDetails) -> bool:
-    """A list that is too short only because its wrong elements do not count."""
-    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
+def _consequence(detail: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
+    """Whether another error explains this one.
+
+    A list is too short when its wrong elements do not count, and a key is missing when it is
+    misspelt.
+    """
+    if detail["type"] == "too_short":
+        return len(detail["input"]) >= int(detail["ctx"]["min_length"])
+    if detail["type"] != "missing":
+        return False
+    *owner, key = detail["loc"]
+    beside = [e["loc"][-1] for e in found if e["type"] in _UNKNOWN and [*e["loc"][:-1]] == owner]
+    return bool(get_close_matches(str(key), map(str, beside), 1, _NEAR))
 
 
 def _in_document(detail: ErrorDetails, data: Any) -> KeyPath:
@@ -144,8 +157,8 @@ def _explain(path: KeyPath, detail: ErrorDetails, document: Document) -> InputEr
     key = str(path[-1]) if path else ""
     where = f"{document.where(path)}  {dotted(path)}".rstrip()
     at_value = f"{document.where(path, value=True)}  {dotted(path)}".rstrip()
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return unknown_key(key, outline.known_keys(_parent(detail["loc"])), where)
+    if kind in _UNKNOWN:
+        return unknown_key(key, outline.known_keys(detail["loc"][:-1]), where)
     if kind in ("missing", "union_tag_not_found"):
         name = key if kind == "missing" else str(detail["ctx"]["discriminator"]).strip("'")
         owner = path[:-1] if kind == "missing" else path
@@ -160,27 +173,30 @@ def _explain(path: KeyPath, detail: ErrorDetails, document: Document) -> InputEr
         return InputError(cause.message, where=at_value, help=cause.help)
     if isinstance(cause, ValueError):
         return InputError(str(cause), where=at_value, help=_purpose(path))
-    return _wrong_value(path, detail, at_value)
+    return _wrong_value(path, detail, document)
 
 
-def _wrong_value(path: KeyPath, detail: ErrorDetails, where: str) -> InputError:
-    found = detail["input"]
-    ctx = detail.get("ctx", {})
-    allowed = ctx.get("expected") if detail["type"] == "literal_error" else ctx.get("expected_tags")
-    if allowed:
-        if detail["type"] == "union_tag_invalid":
-            found = ctx["tag"]
-            name = str(ctx["discriminator"]).strip("'")
-            where = f"{where}.{name}" if path else where
-        names = str(allowed).replace(" or ", ", ").replace("'", "").split(", ")
-        near = get_close_matches(str(found), names, 1, 0.5)
-        hint = f'did you mean "{near[0]}"? ' if near else ""
-        return InputError(
-            f"found {_shown(found)}, which is not allowed here",
-            where=where,
-            help=f"{hint}allowed: {', '.join(names)}",
-        )
-    return InputError(f"found {_shown(found)}, {_wanted(detail)}", where=where, help=_purpose(path))
+def _wrong_value(path: KeyPath, detail: ErrorDetails, document: Document) -> InputError:
+    if detail["type"] == "union_tag_invalid":
+        path = (*path, str(detail["ctx"]["discriminator"]).strip("'"))
+    where = f"{document.where(path, value=True)}  {dotted(path)}"
+    return wrong_value(detail, where=where, help=_purpose(path))
+
+
+def wrong_value(detail: ErrorDetails, *, where: str = "", help: str = "") -> InputError:
+    """What was found and what is allowed; *help* where no list of names says it better."""
+    found, ctx = detail["input"], detail.get("ctx", {})
+    if detail["type"] == "union_tag_invalid":
+        found, allowed = ctx["tag"], ctx["expected_tags"]
+    elif detail["type"] == "literal_error":
+        allowed = ctx["expected"]
+    else:
+        return InputError(f"found {_shown(found)}, {_wanted(detail)}", where=where, help=help)
+    names = str(allowed).replace(" or ", ", ").replace("'", "").split(", ")
+    near = get_close_matches(str(found), names, 1, 0.5)
+    hint = f'did you mean "{near[0]}"? ' if near else ""
+    message = f"found {_shown(found)}, which is not allowed here"
+    return InputError(message, where=where, help=f"{hint}allowed: {', '.join(names)}")
 
 
 def _wanted(detail: ErrorDetails) -> str:
@@ -188,10 +204,6 @@ def _wanted(detail: ErrorDetails) -> str:
     for said, meant in _WORDS:
         message = message.replace(said, meant)
     return message[:1].lower() + message[1:]
-
-
-def _parent(loc: tuple[str | int, ...]) -> KeyPath:
-    return tuple(loc[:-1])
 
 
 def _purpose(path: KeyPath) -> str:

@@ -149,7 +149,11 @@ def _setting(
 
 
 def _comparable(document: Document, path: KeyPath, key: str) -> None:
-    if key.split(".")[0] in ("compare", "name", "description"):
+    try:
+        first = overrides.split_key(key)[0]
+    except InputError as error:
+        raise _error(document, path, error.message, error.help) from None
+    if first in ("compare", "name", "description"):
         raise _error(document, path, f"{key} cannot be compared")
 
 

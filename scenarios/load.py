@@ -31,6 +31,14 @@ class Source:
     document: Document
     folders: tuple[Path, ...]
 
+    def located(self, error: InputError) -> InputError:
+        """*error*, with the place of its key in the file where it names a key."""
+        path = tuple(int(part) if part.isdigit() else part for part in error.where.split("."))
+        if path[0] not in self.document.data:
+            return error
+        where = f"{self.document.where(path, value=True)}  {error.where}"
+        return InputError(error.message, where=where, help=error.help)
+
 
 def shipped() -> list[str]:
     """Names of the scenarios that come with infersim."""

@@ -60,7 +60,7 @@ def changed(
     try:
         path = _assign(data, canonical(data, path), value)
     except InputError as error:
-        error.where = where
+        error.where = key_where or where
         raise
     keys, values = (
         {p: w for p, w in places.items() if p[: len(path)] != path}

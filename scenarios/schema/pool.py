@@ -88,12 +88,6 @@ class PoolsSpec(Spec):
             if pool.name in seen:
                 raise PartError(InputError(f'two pools are named "{pool.name}"'), "pools", i)
             seen.add(pool.name)
-        roles = {pool.role for pool in self.pools}
-        if roles in ({"prefill"}, {"decode"}):
-            missing = ({"prefill", "decode"} - roles).pop()
-            raise InputError(
-                f"a {roles.pop()} pool needs a {missing} pool", help=f"add one with role: {missing}"
-            )
         return self
 
 
