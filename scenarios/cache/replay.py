@@ -20,6 +20,9 @@ from ...policies.types import CachedBlock, Picoseconds, Request
 from .order import Order
 from .stream import Stream
 
+#: a named tuple's own constructor is Python code: a tenth of the replay's time
+_unit = tuple.__new__
+
 
 class Row(NamedTuple):
     """One policy at one capacity.
@@ -115,34 +118,37 @@ class ReplayCache:
 
     def serve(self, request: Request, blocks: Iterable[int]) -> int:
         """Look *blocks* up at the request's arrival, insert the misses, return the hits."""
-        cached, policy = self._cached, self._policy
+        cached, order, policy, now = self._cached, self._order, self._policy, request.arrival_ps
+        observes, dynamic = policy.observes, self._dynamic
         hits, whole = 0, True
         for position, block in enumerate(blocks):
             entry = cached.get(block)
             if entry is None:
                 whole = False
-                unit = CachedBlock(block, position, 1, 0, self._insertions)
-                if len(cached) < self._capacity or self._make_room(unit, request):
-                    self._insertions += 1
-                    if policy.observes:
-                        policy.on_insert(unit, request)
-                    self._order.put(block, self._rank(unit, request))
+                unit = _unit(CachedBlock, (block, position, 1, 0, self._insertions))
+                if len(cached) >= self._capacity and not self._make_room(unit, request):
+                    continue
+                self._insertions += 1
+                if observes:
+                    policy.on_insert(unit, request)
+                key = policy.key(unit, request, now)
+                if dynamic:
+                    key = self._ranked(block, key)
+                order.put(block, key)
             elif whole:
                 hits += 1
-                (_, _, _, known, inserted), key = entry
-                unit = CachedBlock(block, position, 1, known + 1, inserted)
-                if policy.observes:
+                (_, _, _, known, inserted), old = entry
+                unit = _unit(CachedBlock, (block, position, 1, known + 1, inserted))
+                if observes:
                     policy.on_hit(unit, request)
-                self._order.move(block, key, self._rank(unit, request))
+                key = policy.key(unit, request, now)
+                if dynamic:
+                    key = self._ranked(block, key)
+                order.move(block, old, key)
+            else:
+                continue
+            cached[block] = (unit, key)
         return hits
-
-    def _rank(self, unit: CachedBlock, request: Request) -> Key:
-        key = self._policy.key(unit, request, request.arrival_ps)
-        if self._dynamic:
-            self._rankings += 1
-            key = self._watch(unit[0], key, self._rankings)
-        self._cached[unit[0]] = (unit, key)
-        return key
 
     def _make_room(self, unit: CachedBlock, request: Request) -> bool:
         """Evict one block, unless *unit* bypasses the full cache: then False."""
@@ -156,18 +162,23 @@ class ReplayCache:
             policy.on_evict(victim)
         return True
 
-    def _watch(self, block: int, key: Key, ranking: int) -> Key:
-        """Note when *key* turns. The ranking in the key keeps the block's place when it does."""
+    def _ranked(self, block: int, key: Key) -> Key:
+        """*key* with the block's place in the order of references, which it keeps as keys turn."""
+        self._rankings += 1
+        self._watch(block, key, self._rankings)
+        return (key, self._rankings)
+
+    def _watch(self, block: int, key: Key, ranking: int) -> None:
         turn = self._policy.next_key(key)
         if turn is not None:
             heappush(self._turns, (turn[0], ranking, block, turn[1]))
-        return (key, ranking)
 
     def _turn(self, now: Picoseconds) -> None:
+        """Give every block whose key has turned by *now* its new one."""
         while self._turns and self._turns[0][0] <= now:
             _, ranking, block, key = heappop(self._turns)
             entry = self._cached.get(block)
             if entry is not None and entry[1][1] == ranking:
-                key = self._watch(block, key, ranking)
-                self._cached[block] = (entry[0], key)
-                self._order.move(block, entry[1], key)
+                self._watch(block, key, ranking)
+                self._cached[block] = (entry[0], (key, ranking))
+                self._order.move(block, entry[1], (key, ranking))

@@ -7,9 +7,10 @@ from math import inf
 import pytest
 
 from infersim.policies.errors import InputError
+from infersim.policies.eviction.base import Eviction, Key
 from infersim.policies.eviction.lru import Lru
 from infersim.policies.registry import eviction
-from infersim.policies.types import Request
+from infersim.policies.types import CachedBlock, Promise, Request
 from infersim.scenarios.cache.replay import ReplayCache, Row, replay
 from infersim.scenarios.cache.stream import Lookup, Stream
 
@@ -93,3 +94,24 @@ def test_a_stream_without_blocks_has_a_hit_rate_of_zero() -> None:
 def test_a_capacity_that_is_no_whole_number_of_blocks_is_refused(capacity: float) -> None:
     with pytest.raises(InputError, match=f"capacity of {capacity:g} blocks"):
         replay(stream([1]), Lru(), capacity)
+
+
+class Ripening(Eviction):
+    """Keys turn twice: kept until 10 ps, first to leave until 20 ps, kept again after that."""
+
+    promise = Promise(dynamic=True)
+
+    def key(self, block: CachedBlock, request: Request | None, now: int) -> Key:
+        return (5, 0) if block.key == 1 else (5, 1)
+
+    def next_key(self, key: Key) -> tuple[int, Key] | None:
+        return {(5, 1): (10, (1,)), (1,): (20, (9,))}.get(key)
+
+
+@pytest.mark.parametrize(("now", "survivor"), [(9, 2), (10, 1), (19, 1), (20, 2)])
+def test_keys_turn_as_often_as_the_policy_says(now: int, survivor: int) -> None:
+    cache = ReplayCache(2, Ripening())
+    cache.serve(Request(0, 0, (), 0, 0, -1), [1])
+    cache.serve(Request(1, 0, (), 0, 0, -1), [2])
+    cache.serve(Request(2, now, (), 0, 0, -1), [3])
+    assert {b for b in (1, 2) if b in cache} == {survivor}
