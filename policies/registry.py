@@ -80,7 +80,8 @@ class Registry:
         module = sys.modules.get(module_name)
         if module is None:
             spec = spec_from_file_location(module_name, path)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = module_from_spec(spec)
             sys.modules[module_name] = module
             try:

@@ -26,7 +26,6 @@ class Lfu(Eviction):
     """
 
     promise: ClassVar[Promise] = Promise(repeats=True, exportable=True)
-    observes: ClassVar[bool] = True
 
     counting: Counting = "forget"
     _references: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -35,14 +34,18 @@ class Lfu(Eviction):
         if self.counting not in get_args(Counting):
             raise UnknownNameError("counting of lfu", self.counting, get_args(Counting))
 
+    @property
+    def observes(self) -> bool:  # type: ignore[override]
+        """Only global counts outlive a block; the others are the cache's own."""
+        return self.counting == "global"
+
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         if self.counting == "forget":
             return (block.hits,)
         return (self._references.get(block.key, 0),)
 
     def on_insert(self, block: CachedBlock, request: Request | None) -> None:
-        if self.counting == "global":
-            self._references[block.key] = self._references.get(block.key, 0) + 1
+        self._references[block.key] = self._references.get(block.key, 0) + 1
 
     def on_hit(self, block: CachedBlock, request: Request | None) -> None:
         self.on_insert(block, request)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from ..types import Picoseconds, Promise, SequenceView
+
+#: a sequence as the view gave it; a `SequenceView` to the policy, more to the host
+Handle: TypeAlias = Any
 
 
 class Prefix(NamedTuple):
@@ -75,32 +78,32 @@ class Step(Protocol):
             go through `ReplicaView.running` one by one.
         """
 
-    def wanted(self, seq: SequenceView) -> int:
+    def wanted(self, seq: Handle) -> int:
         """Tokens that would bring a running request up to date; 0 when it surely ends."""
 
-    def encodable(self, seq: SequenceView, start: int, tokens: int) -> int:
+    def encodable(self, seq: Handle, start: int, tokens: int) -> int:
         """*tokens* from position *start* on, cut to what the encoder's limits allow."""
 
-    def take(self, seq: SequenceView, tokens: int) -> bool:
+    def take(self, seq: Handle, tokens: int) -> bool:
         """Compute *tokens* of a running request; False when KV cannot hold them."""
 
-    def preempt(self, seq: SequenceView) -> None:
+    def preempt(self, seq: Handle) -> None:
         """Free a running request's KV and send it back to wait (recompute)."""
 
-    def next_waiting(self) -> SequenceView | None:
+    def next_waiting(self) -> Handle | None:
         """The next request that may be admitted; those that may not yet are put aside."""
 
-    def prefix(self, seq: SequenceView) -> Prefix | None:
+    def prefix(self, seq: Handle) -> Prefix | None:
         """What of its prompt is there already; None: not known yet (put aside)."""
 
     def padding(self, left: int, computed: int) -> int:
         """Rows that speculation adds to a request admitted with one token left; else 0."""
 
-    def put_aside(self, seq: SequenceView) -> None:
+    def put_aside(self, seq: Handle) -> None:
         """Pass over a waiting request in this step; it keeps its place in the line."""
 
     def admit(
-        self, seq: SequenceView, tokens: int, *, whole: bool, watermark: float, drafts: int = 0
+        self, seq: Handle, tokens: int, *, whole: bool, watermark: float, drafts: int = 0
     ) -> bool:
         """Move a waiting request into the batch and compute *tokens* of it.
 
@@ -113,7 +116,7 @@ class Step(Protocol):
             False when KV cannot hold it; nothing changed then.
         """
 
-    def load(self, seq: SequenceView, *, whole: bool, watermark: float) -> bool:
+    def load(self, seq: Handle, *, whole: bool, watermark: float) -> bool:
         """Start fetching its remote KV; it waits outside the batch. False: KV cannot hold it."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..registry import scheduling
-from ..types import Promise, SequenceView
+from ..types import Promise
 from .base import Prefix, ReplicaView, Step, Victim, choose_victim
 from .order import LastAdmitted
 

@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 from ...sim.state.connector import Remote
 from ...sim.state.sequence import Sequence
 
-
 #: loads (sequence, first bad block or None) and sends that complete
 Transfers: TypeAlias = tuple[list[tuple[Sequence, int | None]], list[Sequence]]
 

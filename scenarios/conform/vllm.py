@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 from ...policies.eviction.lru import Lru
-from ...policies.scheduling.order import Fcfs, LastAdmitted, LowestPriority, Priority
+from ...policies.scheduling.order import LastAdmitted, LowestPriority, Priority
 from ...policies.scheduling.vllm_v1 import VllmV1
 from ...policies.types import MultiModalItem, Request, Segment
 from ...sim.state.config import EngineLimits
@@ -150,7 +150,7 @@ class VllmCase:
                 out.append(k)
         return out
 
-    # ---- the engine-core loop ---------------------------------------------------------------------
+    # ---- the engine-core loop -------------------------------------------------------------------
 
     def play(self) -> list[dict[str, Any]]:
         """Every step in the recording's format."""
@@ -193,9 +193,7 @@ class VllmCase:
             self.sequences[k] = seq = self._sequence(k)
             self.replica.submit(seq)
             record.setdefault("add", []).append(k)
-        aborted = [
-            k for k, spec in enumerate(self.requests) if spec.get("abort") == self.t
-        ]
+        aborted = [k for k, spec in enumerate(self.requests) if spec.get("abort") == self.t]
         if any(k in self.sequences for k in aborted):
             record["abort"] = []
         for k in aborted:
@@ -280,13 +278,13 @@ class VllmCase:
         if logs_index:
             record["upd"] = at
         self._log_outputs(record)
-        ended = [[seq.id, "L"] for seq in replica.finished]
+        ended: list[tuple[int, str]] = [(seq.id, "L") for seq in replica.finished]
         replica.finished.clear()
         for seq, bad_block in received:
             failed = bad_block is not None and bad_block < seq.blocks
             if failed and replica.limits.fail_on_load_error and seq.status is Status.LOADING:
                 replica.abort(seq)
-                ended.append([seq.id, "E"])
+                ended.append((seq.id, "E"))
                 replica.finished.clear()
             replica.received(seq, bad_block if failed else None)
         for seq in sent:
@@ -296,7 +294,7 @@ class VllmCase:
             self.known_tables.pop(k, None)
             self.news = True
         if ended:
-            record["fin"] = ended
+            record["fin"] = [list(end) for end in ended]
         if self.connector is not None and self.connector.handed_over:
             record["kvp"] = list(self.connector.handed_over)
             self.connector.handed_over.clear()
@@ -323,7 +321,8 @@ class VllmCase:
                 )
 
     def _log_pool(self, record: dict[str, Any], pool: BlockPool) -> None:
-        assert pool.evicted_keys is not None and pool.stored is not None
+        assert pool.evicted_keys is not None
+        assert pool.stored is not None
         if pool.evicted_keys:
             record["evict"] = [list(self.labels[key]) for key in pool.evicted_keys]
             pool.evicted_keys.clear()

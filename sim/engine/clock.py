@@ -29,7 +29,7 @@ class Callback:
         self._ok = True
 
 
-class Clock(simpy.Environment):  # type: ignore[misc]
+class Clock(simpy.Environment):
     """Simulated time in integer picoseconds."""
 
     def __init__(self) -> None:
@@ -44,7 +44,8 @@ class Clock(simpy.Environment):  # type: ignore[misc]
     def at(self, time_ps: Picoseconds, priority: int, call: Callable[[Any], None]) -> Callback:
         """Call ``call(callback)`` at an absolute time."""
         event = Callback(call)
-        heappush(self._queue, (time_ps, priority, next(self._eid), event))
+        queue: list[Any] = self._queue
+        heappush(queue, (time_ps, priority, next(self._eid), event))
         return event
 
     def passed(self, priority: int) -> bool:
@@ -53,7 +54,7 @@ class Clock(simpy.Environment):  # type: ignore[misc]
 
     def run_out(self) -> None:
         """Run until nothing is left to happen (SimPy's `run`, without its per-event frames)."""
-        queue = self._queue
+        queue: list[Any] = self._queue
         while queue:
             time_ps, priority, _, event = heappop(queue)
             if time_ps != self._now:

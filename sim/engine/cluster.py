@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence as Seq
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from typing import Any, TypeAlias
 
 from ...policies.errors import InputError
 from ...policies.types import Picoseconds, ReplicaId, Request, Routable
 from ..net.link import FifoLink
+from ..state.connector import Connector
 from ..state.content import Chain, Chains
 from ..state.kv.build import make_pool
 from ..state.misses import MissExplainer
@@ -72,7 +74,7 @@ class Cluster:
 
     def _server(self, pool: PoolConfig, number: int, leap: bool) -> Server:
         kv = make_pool(pool.limits, pool.make_eviction())
-        connector = None
+        connector: Connector | None = None
         if pool.role == "prefill":
             connector = self._splitter.source
         elif pool.role == "decode":
@@ -104,7 +106,7 @@ class Cluster:
             lambda seq: order.key(seq, self.clock.now_ps), dynamic=order.promise.dynamic
         )
 
-    # ---- a request's way ----------------------------------------------------------------------------
+    # ---- a request's way ------------------------------------------------------------------------
 
     def submit(self, call: Call, answer: Answer) -> None:
         """A call reaches the router; *answer* is called when it has ended."""
@@ -200,7 +202,7 @@ class Cluster:
         """What carries KV between pools."""
         return self._splitter.link
 
-    # ---- what routers see -----------------------------------------------------------------------------
+    # ---- what routers see -----------------------------------------------------------------------
 
     def _route(self, request: Request) -> Callable[[Seq[ReplicaId]], ReplicaId]:
         def route(candidates: Seq[ReplicaId]) -> ReplicaId:

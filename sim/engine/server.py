@@ -82,7 +82,7 @@ class Server:
         """Now, or a moment later if this replica's boundary at this instant is past."""
         return self._clock.now_ps + self._clock.passed(REPLICA + self.number)
 
-    # ---- steps ------------------------------------------------------------------------------------
+    # ---- steps ----------------------------------------------------------------------------------
 
     def _wake_at(self, time_ps: Picoseconds) -> None:
         self._wake = self._clock.at(time_ps, REPLICA + self.number, self._boundary)
@@ -156,9 +156,7 @@ class Server:
             spans.append(self._span(plan, spans[-1].end_ps if spans else now))
         if plans:
             self._wake_at(self._next_decision())
-        elif replica.running or (
-            replica.waiting and not replica.holding and not replica.sending
-        ):
+        elif replica.running or (replica.waiting and not replica.holding and not replica.sending):
             raise NoProgressError(
                 f"replica {self.number} has {len(replica.waiting)} requests waiting and "
                 f"{len(replica.running)} running, and its scheduler plans nothing"
@@ -178,7 +176,7 @@ class Server:
                 span.end_ps = span.end(steps)
         return span
 
-    # ---- what others may read in the middle of a leap -----------------------------------------------
+    # ---- what others may read in the middle of a leap -------------------------------------------
 
     def kv_now(self) -> tuple[int, int]:
         """(blocks held, blocks idle but cached) as the step under way has them."""

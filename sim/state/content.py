@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Hashable, Iterable
 
@@ -141,7 +142,7 @@ def _with_items(prompt: Iterable[Segment], items: tuple[MultiModalItem, ...]) ->
                 if 0 < edge - start < tokens
             }
         cuts = sorted(edges)
-        for low, high in zip(cuts, cuts[1:], strict=False):
+        for low, high in itertools.pairwise(cuts):
             inside = next((i for i in items if i.offset <= start + low < i.offset + i.tokens), None)
             # -1 - … keeps (item, text) pairs apart from plain texts, which are not negative
             name = content if inside is None else -1 - _pair(inside.identifier, content)

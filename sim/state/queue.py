@@ -40,7 +40,7 @@ class FifoQueue(deque[Sequence]):
     fifo = True
     add = deque.append
     put_back = deque.appendleft
-    pop = deque.popleft  # type: ignore[assignment]
+    pop = deque.popleft
 
     def put_aside_back(self, aside: Iterable[Sequence]) -> None:
         """Requests that were passed over return to the front, in their old order."""

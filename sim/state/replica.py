@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
+from operator import attrgetter
 
 from ...policies.scheduling.base import Scheduler
 from ...policies.types import Picoseconds
@@ -18,6 +19,8 @@ from .queue import WaitingQueue
 from .records import GapHistogram
 from .sequence import Sequence, Status
 from .step import UNLIMITED, StepBuilder
+
+_run_number = attrgetter("run_number")
 
 
 class Replica:
@@ -114,7 +117,7 @@ class Replica:
         """Token budget of a step."""
         return self.limits.max_num_batched_tokens
 
-    # ---- what the host calls ----------------------------------------------------------------------
+    # ---- what the host calls --------------------------------------------------------------------
 
     @property
     def has_requests(self) -> bool:
@@ -242,7 +245,7 @@ class Replica:
         self.settle()
         self.pool.release(seq)
 
-    # ---- what the step builder calls ----------------------------------------------------------------
+    # ---- what the step builder calls ------------------------------------------------------------
 
     def start(self, seq: Sequence, computed: int) -> None:
         """*seq* joins the batch with *computed* positions in KV."""
@@ -305,7 +308,7 @@ class Replica:
             tokens += 1 + limits.num_spec_tokens + limits.lookahead_tokens
         return max(-(-tokens // limits.block_size) - seq.blocks, 0)
 
-    # ---- accounting ---------------------------------------------------------------------------------
+    # ---- accounting -----------------------------------------------------------------------------
 
     def _account(self, chunk: Chunk, now: Picoseconds) -> bool:
         """Book one chunk's outcome (vLLM `update_from_output`); True when its request ended."""
@@ -378,7 +381,7 @@ class Replica:
             self.pool.release(seq)
         self.finished.append(seq)
 
-    # ---- the decode group -----------------------------------------------------------------------------
+    # ---- the decode group -----------------------------------------------------------------------
 
     def settle(self) -> None:
         """Book the group's growth up to the step index with the pool.
@@ -416,9 +419,12 @@ class Replica:
         if self.step_index > plan.index + 1:
             return
         if not self.pool.lazy:
+            buckets, size = self.group.buckets, self.limits.block_size
             for step in range(plan.index + 1, plan.index + plan.repeat):
-                self.step_index = step
-                self.grow_group()
+                if buckets[step % size]:
+                    for seq in self._by_admission(step):
+                        self.pool.acquire(seq, None, seq.blocks + 1)
+                self._advance_frontier(step + 1 - self._lag)
         self.step_index = plan.index + plan.repeat
         self._advance_frontier(self.step_index - self._lag)
 
@@ -427,15 +433,17 @@ class Replica:
         if frontier <= pool.frontier:
             return
         if not pool.lazy and self.group.size:
+            buckets, size = self.group.buckets, self.limits.block_size
             for step in range(pool.frontier + 1, frontier + 1):
-                for seq in self._by_admission(step):
-                    assert seq.base is not None
-                    pool.commit(seq, step - seq.base)
+                if buckets[step % size]:
+                    for seq in self._by_admission(step):
+                        assert seq.base is not None
+                        pool.commit(seq, step - seq.base)
         pool.frontier = frontier
 
     def _by_admission(self, step: int) -> list[Sequence]:
         bucket = self.group.buckets[step % self.limits.block_size]
-        return sorted(bucket, key=lambda seq: seq.run_number)
+        return sorted(bucket, key=_run_number) if len(bucket) > 1 else list(bucket)
 
     def explicit_come_last(self) -> bool:
         """Whether every group member was admitted before every explicit request."""

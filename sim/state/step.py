@@ -160,12 +160,13 @@ class StepBuilder:
             return Prefix(seq.computed, False, False)
         hit = replica.pool.match(seq, seq.known - 1)
         local = hit.blocks * replica.limits.block_size
-        remote: Remote | None = _NOTHING
+        remote = _NOTHING
         if replica.connector is not None:
-            remote = replica.connector.matched(seq, local)
-            if remote is None:
+            answer = replica.connector.matched(seq, local)
+            if answer is None:
                 self.put_aside(seq)
                 return None
+            remote = answer
         if not seq.preemptions:
             seq.hit_tokens, seq.external_tokens = local, remote.tokens
         self._prefixes[seq] = (hit, remote)

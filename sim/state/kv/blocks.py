@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ....policies.errors import InfersimError
-from ....policies.eviction.base import Eviction
+from ....policies.eviction.base import Eviction, Key
 from ....policies.types import CachedBlock, Picoseconds
 from ..content import BLOCK_INDEX_BITS
 from ..sequence import Sequence
@@ -11,6 +11,7 @@ from .face import Hit
 from .idle import IdleOrder
 
 _NO_HIT = Hit(0, 0, False, ())
+_POSITION = (1 << BLOCK_INDEX_BITS) - 1
 
 
 class BlockPool:
@@ -51,7 +52,7 @@ class BlockPool:
         self._twins: dict[int, list[int]] = {}  # key -> later blocks with the same content
         self._idle: IdleOrder[int] = IdleOrder(eviction)
 
-    # ---- lookup -------------------------------------------------------------------------------
+    # ---- lookup ---------------------------------------------------------------------------------
 
     def match(self, seq: Sequence, limit_tokens: int) -> Hit:
         """The longest cached prefix of *seq* within its first *limit_tokens*. No side effects."""
@@ -69,7 +70,7 @@ class BlockPool:
                 idle += 1
         return Hit(len(path), idle, False, path)
 
-    # ---- holding and letting go ---------------------------------------------------------------
+    # ---- holding and letting go -----------------------------------------------------------------
 
     def acquire(self, seq: Sequence, hit: Hit | None, blocks: int) -> None:
         """Hold the hit and as many new blocks as make *blocks* in all; they must be free."""
@@ -81,16 +82,18 @@ class BlockPool:
         seq.blocks = len(table)
 
     def _touch(self, seq: Sequence, hit: Hit) -> None:
-        observes = self._eviction.observes
-        for block in hit.path:
-            if not self._ref[block]:
-                self._idle.remove(block)
-                self.free -= 1
-            self._ref[block] += 1
-            self._hits[block] += 1
-            if observes:
+        ref, hits, idle = self._ref, self._hits, self._idle
+        path: list[int] = hit.path
+        self.free -= hit.idle
+        for block in path:
+            if not ref[block]:
+                idle.remove(block)
+            ref[block] += 1
+            hits[block] += 1
+        if self._eviction.observes:
+            for block in path:
                 self._eviction.on_hit(self._cached(block), seq.request)
-        seq.table.extend(hit.path)
+        seq.table.extend(path)
         seq.committed = hit.blocks
 
     def _take(self) -> int:
@@ -114,17 +117,20 @@ class BlockPool:
 
     def release(self, seq: Sequence) -> None:
         """Let go of everything, tail first."""
+        ref, keys, rank = self._ref, self._key, self._eviction.key
+        request, now = seq.request, self.now
         blanks: list[int] = []
+        idle: list[tuple[int, Key]] = []
         for block in reversed(seq.table):
-            self._ref[block] -= 1
-            if self._ref[block]:
+            ref[block] -= 1
+            if ref[block]:
                 continue
             self.free += 1
-            if self._key[block] is None:
+            if keys[block] is None:
                 blanks.append(block)
             else:
-                key = self._eviction.key(self._cached(block), seq.request, self.now)
-                self._idle.add(block, key)
+                idle.append((block, rank(self._cached(block), request, now)))
+        self._idle.add_all(idle)
         self._blank.extend(reversed(blanks))
         seq.table = []
         seq.blocks = seq.committed = 0
@@ -132,10 +138,9 @@ class BlockPool:
     def _cached(self, block: int) -> CachedBlock:
         key = self._key[block]
         assert key is not None
-        position = key & ((1 << BLOCK_INDEX_BITS) - 1)
-        return CachedBlock(key, position, 1, self._hits[block], self._inserted[block])
+        return CachedBlock(key, key & _POSITION, 1, self._hits[block], self._inserted[block])
 
-    # ---- the prefix index ---------------------------------------------------------------------
+    # ---- the prefix index -----------------------------------------------------------------------
 
     def commit(self, seq: Sequence, tokens: int) -> None:
         """Put the full blocks among the first *tokens* into the index."""

@@ -20,7 +20,6 @@ from ..content import Chain
 from ..sequence import Sequence
 from .face import Hit
 
-
 _NO_HIT = Hit(0, 0, False, ())
 
 
@@ -183,7 +182,8 @@ class ExtentPool:
             self._unqueue(copy, free=False)
             node.copies.remove(copy)
             if not node.copies:
-                assert node.parent is not None and not node.kids
+                assert node.parent is not None
+                assert not node.kids
                 del node.parent.kids[node.key]
             blocks -= have
 
@@ -257,7 +257,7 @@ class ExtentPool:
         if free:
             self.free -= blocks
 
-    # ---- the prefix index -------------------------------------------------------------------------
+    # ---- the prefix index -----------------------------------------------------------------------
 
     def commit(self, seq: Sequence, tokens: int) -> None:
         """Put the full blocks among the first *tokens* into the index."""
@@ -308,7 +308,8 @@ class ExtentPool:
     def _split(self, node: Node, at: int) -> Node:
         """Cut a node in two; the new upper part is returned, the lower one stays *node*."""
         upper = Node(node.parent, node.chain, node.first, at, node.key)
-        assert node.parent is not None and node.chain is not None
+        assert node.parent is not None
+        assert node.chain is not None
         node.parent.kids[node.key] = upper
         node.parent, node.first = upper, at
         node.key = node.chain.link_at((at + 1) * self.block_size - 1)
@@ -327,7 +328,7 @@ class ExtentPool:
         """Only block pools can take single blocks out of the index."""
         raise NotImplementedError("KV that failed to load needs a block pool")
 
-    # ---- the decode group ---------------------------------------------------------------------------
+    # ---- the decode group -----------------------------------------------------------------------
 
     def reserve(self, blocks: int) -> None:
         """The decode group has taken *blocks* in all since it was empty."""
@@ -372,13 +373,15 @@ class ExtentPool:
 
     def _withdraw(self, node: Node, seq: Sequence) -> None:
         """Take an empty node out of the tree."""
+        assert node.parent is not None
         del node.parent.kids[node.key]
         seq.node = node.parent if node.parent is not self._root else None
 
     def _catch_up(self, node: Node) -> None:
         """Let a growing node have the blocks that its member has filled by now."""
         seq = node.grower
-        assert seq is not None and seq.base is not None
+        assert seq is not None
+        assert seq.base is not None
         node.end = max(node.end, (self.frontier - seq.base) // self.block_size)
 
     def _grow_apart(self, node: Node) -> None:

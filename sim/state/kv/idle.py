@@ -31,21 +31,27 @@ class IdleOrder(Generic[U]):
     def __len__(self) -> int:
         return len(self._live)
 
-    def add(self, unit: U, key: Key) -> None:
-        """*unit* became idle with this key."""
-        self._count += 1
-        self._enter(unit, key, self._count)
-        if len(self._heap) > 2 * len(self._live) + 64:
-            self._heap = [(k, count, u) for u, (k, count) in self._live.items()]
+    def add_all(self, units: list[tuple[U, Key]]) -> None:
+        """Units became idle, in this order, each with its key."""
+        live, heap, count = self._live, self._heap, self._count
+        for unit, key in units:
+            count += 1
+            live[unit] = (key, count)
+            heappush(heap, (key, count, unit))
+        if self._next_key is not None:
+            first = self._count
+            for i, (unit, key) in enumerate(units, first + 1):
+                self._await_turn(unit, key, i)
+        self._count = count
+        if len(heap) > 2 * len(live) + 64:
+            self._heap = [(k, n, u) for u, (k, n) in live.items()]
             heapify(self._heap)
 
-    def _enter(self, unit: U, key: Key, count: int) -> None:
-        self._live[unit] = (key, count)
-        heappush(self._heap, (key, count, unit))
-        if self._next_key is not None:
-            turn = self._next_key(key)
-            if turn is not None:
-                heappush(self._turns, (turn[0], count, unit, turn[1]))
+    def _await_turn(self, unit: U, key: Key, count: int) -> None:
+        assert self._next_key is not None
+        turn = self._next_key(key)
+        if turn is not None:
+            heappush(self._turns, (turn[0], count, unit, turn[1]))
 
     def remove(self, unit: U) -> None:
         """*unit* is held again, or gone."""
@@ -57,7 +63,9 @@ class IdleOrder(Generic[U]):
             _, count, unit, key = heappop(self._turns)
             entry = self._live.get(unit)
             if entry is not None and entry[1] == count:
-                self._enter(unit, key, count)
+                self._live[unit] = (key, count)
+                heappush(self._heap, (key, count, unit))
+                self._await_turn(unit, key, count)
         while True:
             key, count, unit = heappop(self._heap)
             if self._live.get(unit) == (key, count):
