@@ -41,12 +41,14 @@ class RunFolder:
     Attributes:
         folder: the place; a run that is not whole goes beside it, ``…-incomplete``.
         scenario: what is run.
-        files: SHA-256 of every file that the scenario reads, by the name it has there.
+        inputs: every file that the scenario reads, by the name it has there.
+        files: their SHA-256.
         hash: eight hexadecimal digits of the scenario and these files.
     """
 
     folder: Path
     scenario: Scenario
+    inputs: Mapping[str, Path]
     files: dict[str, str]
     hash: str
 
@@ -60,11 +62,11 @@ class RunFolder:
         files = {
             name: sha256(path.read_bytes()).hexdigest() for name, path in sorted(inputs.items())
         }
-        text = json.dumps([scenario.resolved(), files], sort_keys=True)
+        text = json.dumps([scenario.resolved(), files])
         digest = sha256(text.encode()).hexdigest()[:8]
         folder = out or Path("runs") / f"{scenario.name}-{digest}"
         _check(folder)
-        return cls(folder, scenario, files, digest)
+        return cls(folder, scenario, inputs, files, digest)
 
     def write(
         self,
@@ -120,6 +122,7 @@ class RunFolder:
         with _replacing(folder) as partial:
             scenario = scenario_text(self.scenario)
             _write(partial / "scenario.yaml", scenario)
+            self._copy_inputs(partial)
             _write(partial / SUMMARY, dumps(summary))
             _write(partial / "timing.json", dumps({**timing, "cells": cell_times}))
             write_requests(partial / "requests.parquet", records)
@@ -130,6 +133,15 @@ class RunFolder:
                 )
         last = folder / "report.html" if report else folder / SUMMARY
         return Written(summary, render(title, records, metrics), last)
+
+    def _copy_inputs(self, folder: Path) -> None:
+        """The user's policies and catalogue entries, so that scenario.yaml runs again from here."""
+        for name, path in self.inputs.items():
+            target = (folder / name).resolve()
+            small = target.suffix in (".py", ".yaml", ".yml")
+            if small and target.is_relative_to(folder) and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
 
     def _provenance(self, records: Sequence[CellRecords]) -> dict[str, Any]:
         """What made the figures: nothing of the time or the machine."""

@@ -69,6 +69,8 @@ def run(
     timing = {"wall_s": perf_counter() - start, "jobs": jobs or runner.cores(), "leap": leap}
     command = _command(scenario, set_, seed)
     written = target.write(cells, outcome, timing, command=command, report=report)
+    if not quiet:
+        note(_effort(outcome))
     if json:
         print_json(written.summary)
     else:
@@ -84,6 +86,14 @@ def _command(scenario: str, settings: list[str] | None, seed: int | None) -> str
     if seed is not None:
         words += ["--seed", str(seed)]
     return shlex.join(words)
+
+
+def _effort(outcome: Outcome) -> str:
+    """What the run cost, in one line."""
+    steps = sum(one.effort.steps for one in outcome.finished)
+    leapt = sum(one.effort.leapt_steps for one in outcome.finished)
+    share = (steps - leapt) / steps if steps else 0.0
+    return f"{steps:,} engine steps; {share:.1%} of them could not be leapt over"
 
 
 def _code(outcome: Outcome, summary: dict[str, Any] | None, *, fail: bool) -> int:

@@ -66,6 +66,8 @@ def changed(
         {p: w for p, w in places.items() if p[: len(path)] != path}
         for places in (document.keys, document.values)
     )
+    for end in range(1, len(path)):  # what had to be made on the way stands there too
+        values.setdefault(path[:end], where)
     keys[path], values[path] = key_where or where, where
     return Document(data, document.source, keys, values)
 
@@ -81,7 +83,10 @@ def canonical(data: dict[str, Any], path: KeyPath) -> KeyPath:
         return path
     pools = cluster.get("pools")
     if path[1] == "pools" and pools is None and cluster and len(path) > 3:
-        return ("cluster", *path[3:]) if path[2] in (0, cluster.get("name", "serve")) else path
+        name = cluster.get("name", "serve")
+        if path[2] not in (0, name):
+            raise UnknownNameError("pool", path[2], [str(name)])
+        return ("cluster", *path[3:])
     if path[1] != "pools" and isinstance(pools, list):
         if len(pools) != 1:
             names = [p.get("name", i) if isinstance(p, dict) else i for i, p in enumerate(pools)]

@@ -92,7 +92,8 @@ class PoolsSpec(Spec):
 
 
 def _shape(value: Any) -> str:
-    return "<pools>" if isinstance(value, dict) and "pools" in value else "<pool>"
+    has_pools = isinstance(value, PoolsSpec) or (isinstance(value, dict) and "pools" in value)
+    return "<pools>" if has_pools else "<pool>"
 
 
 Cluster = Annotated[
