@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import print_json, print_table
+from .console import note, print_json, print_table
 
 
 def cache(
@@ -32,7 +32,16 @@ def cache(
     """
     from ..scenarios.cache.grid import replay_trace
 
-    rows = list(replay_trace(trace, eviction, capacity, format=format, block_size=block_size))
+    rows = list(
+        replay_trace(
+            trace,
+            eviction,
+            capacity,
+            format=format,
+            block_size=block_size,
+            say=lambda caveat: note(f"note: {caveat}"),
+        )
+    )
     if json:
         print_json([row.to_dict() for row in rows])
         return

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..traces.load import load
+from ..traces.rows import Trace
 from ..traces.source import Options
 from .names import Named, parse_capacities, parse_evictions
 from .replay import Row, replay
@@ -28,6 +29,7 @@ def replay_trace(
     *,
     format: str | None = None,
     block_size: int | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> Iterator[Row]:
     """Replay a trace file; everything is checked before this returns.
 
@@ -37,10 +39,25 @@ def replay_trace(
         capacities: blocks as typed, see `names.parse_capacities`.
         format: the trace's format; None recognises it.
         block_size: tokens of one block id; None for the format's own.
+        say: hears what the reader of the rows should know.
 
     Raises:
         InputError: a policy, capacity or trace that cannot be read.
     """
     named, blocks = parse_evictions(evictions), parse_capacities(capacities)
     trace = load(file, format=format, options=Options(block_size=block_size))
-    return replay_grid(stream_of(trace), named, blocks)
+    stream = stream_of(trace)
+    if say is not None:
+        for caveat in _caveats(trace, stream, named):
+            say(caveat)
+    return replay_grid(stream, named, blocks)
+
+
+def _caveats(trace: Trace, stream: Stream, evictions: Sequence[Named]) -> Iterator[str]:
+    yield from trace.notes
+    if trace.sessions:
+        yield "the trace does not say when its sessions start: they are replayed one after another"
+    if all(request.tool_time_s < 0 for request, _ in stream.lookups):
+        for label, choice in evictions:
+            if choice.name == "session-ttl":
+                yield f"no session of this trace comes back, so {label} decides as lru"

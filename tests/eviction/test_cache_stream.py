@@ -135,3 +135,17 @@ def test_a_block_size_of_the_trace_can_be_said(tmp_path: Path) -> None:
     path = written(tmp_path, row, row)
     (found,) = replay_trace(path, "lru", "inf", format="mooncake", block_size=16)
     assert found.hits == 2
+
+
+def test_what_the_figures_cannot_say_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    replay_trace(
+        written(tmp_path, agent("a", turn(0, [1]))), "session-ttl,lru", "5", say=said.append
+    )
+    assert [line.split(":")[0] for line in said] == [
+        "the trace does not say when its sessions start",
+        "no session of this trace comes back, so session-ttl decides as lru",
+    ]
+    said.clear()
+    replay_trace(written(tmp_path, mooncake(0, [1])), "lru", "5", say=said.append)
+    assert said == []
