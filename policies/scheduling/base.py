@@ -87,8 +87,12 @@ class Step(Protocol):
     def take(self, seq: Handle, tokens: int) -> bool:
         """Compute *tokens* of a running request; False when KV cannot hold them."""
 
-    def preempt(self, seq: Handle) -> None:
-        """Free a running request's KV and send it back to wait (recompute)."""
+    def preempt(self, seq: Handle) -> bool:
+        """Free a running request's KV and send it back to wait (recompute).
+
+        Returns:
+            False when its KV cannot be freed yet, as a step in flight uses it; nothing changed.
+        """
 
     def next_waiting(self) -> Handle | None:
         """The next request that may be admitted; those that may not yet are put aside."""

@@ -123,11 +123,12 @@ class VllmV1:
                 continue
             while not step.take(seq, tokens):
                 loser = choose_victim(self.victim, list(view.running))
+                if not step.preempt(loser):
+                    return preempted, prefilled
                 at = queue.index(loser)
                 del queue[at]
                 if at < i:
                     i -= 1
-                step.preempt(loser)
                 preempted = True
                 if loser is seq:
                     break

@@ -19,6 +19,8 @@ class RecordedConnector:
         block_size: tokens in a KV block.
     """
 
+    writes = True
+
     def __init__(self, params: list[dict[str, Any]], block_size: int) -> None:
         self._params, self._block_size = params, block_size
         self._asked: dict[int, int] = {}

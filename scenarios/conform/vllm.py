@@ -307,15 +307,13 @@ class VllmCase:
             self._log_pool(record, self.pool)
 
     def _log_outputs(self, record: dict[str, Any]) -> None:
-        for seq, tokens, running in self.replica.emitted:
+        for seq, tokens, cached in self.replica.emitted:
             if self.config["num_spec_tokens"] and tokens != 1:
                 record.setdefault("ntok", []).append([seq.id, tokens])
             if seq.record is None:
                 seq.record = "seen"
-                full = seq.prompt_tokens // self.block_size * self.block_size
-                created = max(0, full - seq.hit_tokens - seq.external_tokens)
-                if not running or not self.config["enable_prefix_caching"]:
-                    created = 0
+                stored = min(seq.prompt_tokens, cached * self.block_size)
+                created = max(0, stored - seq.hit_tokens - seq.external_tokens)
                 record.setdefault("pf", []).append(
                     [seq.id, seq.hit_tokens, seq.external_tokens, created]
                 )

@@ -52,6 +52,11 @@ class Clock(simpy.Environment):
         """Whether callbacks of *priority* at this very instant would have come before now."""
         return priority <= self._reached
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing but samples is left to happen."""
+        return all(priority == SAMPLE for _, priority, _, _ in self._queue)
+
     def run_out(self) -> None:
         """Run until nothing is left to happen (SimPy's `run`, without its per-event frames)."""
         queue: list[Any] = self._queue

@@ -7,6 +7,8 @@ from collections.abc import Sequence as Seq
 from typing import Any, TypeAlias
 
 from ...policies.errors import InputError
+from ...policies.eviction.belady import Belady
+from ...policies.eviction.future import NextUse
 from ...policies.types import Picoseconds, ReplicaId, Request, Routable
 from ..net.link import FifoLink
 from ..state.connector import Connector
@@ -42,13 +44,15 @@ class Cluster:
         clock: Clock,
         journal: Journal,
         effort: Effort,
+        chains: Chains,
+        future: NextUse | None,
         *,
         leap: bool,
         on_answer: Callable[[], None],
     ) -> None:
         self.config, self.clock, self.journal, self._effort = config, clock, journal, effort
         self._on_answer = on_answer
-        self.chains = Chains()
+        self.chains, self._future = chains, future
         self.gaps = GapHistogram()
         self.servers: list[Server] = []
         self._pool_of: list[PoolConfig] = []
@@ -73,7 +77,10 @@ class Cluster:
         self._chain: Chain | None = None
 
     def _server(self, pool: PoolConfig, number: int, leap: bool) -> Server:
-        kv = make_pool(pool.limits, pool.make_eviction())
+        eviction = pool.make_eviction()
+        if isinstance(eviction, Belady) and self._future is not None:
+            eviction.attach(self._future)
+        kv = make_pool(pool.limits, eviction)
         connector: Connector | None = None
         if pool.role == "prefill":
             connector = self._splitter.source

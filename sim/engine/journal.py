@@ -145,7 +145,7 @@ class Sampler:
             self._samples = (self._samples + 1) // 2
             self._interval_ps *= 2
             series.keep_every_other(len(self._servers))
-        if busy:
+        if busy and not self._clock.quiet:
             self._next()
         else:
             self._awake = False

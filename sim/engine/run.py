@@ -13,11 +13,13 @@ import numpy as np
 
 from ...policies.errors import InfersimError, NoProgressError
 from ...policies.types import Picoseconds
+from ..state.content import Chains
 from ..state.records import GapHistogram
 from ..state.session import Arrival, Call, CallResult, Workload
 from .clock import ARRIVAL, SAMPLE, Clock
 from .cluster import Cluster
 from .config import ClusterConfig, Effort, Progress, RunLimits
+from .foresight import foresee, oracle_pool
 from .journal import Journal, Sampler
 from .sessions import Player
 
@@ -66,14 +68,20 @@ class Run:
         if limits.requests is not None:
             expected = self._progress.expected
             self._progress.expected = min(limits.requests, expected or limits.requests)
-        self._workload = workload
-        self._arrivals: Iterator[Arrival] = iter(())
         self._arrival: Arrival | None = None
+        chains, future = Chains(), None
+        seer = oracle_pool(config)
+        if seer is None:
+            self._arrivals = iter(workload.arrivals())
+        else:
+            future, self._arrivals = foresee(config, seer, workload, chains)
         self.cluster = Cluster(
             config,
             self._clock,
             self._journal,
             self._effort,
+            chains,
+            future,
             leap=leap,
             on_answer=self._answered,
         )
@@ -90,7 +98,6 @@ class Run:
             NoProgressError: requests are left that nothing can serve.
         """
         began = time.perf_counter()
-        self._arrivals = iter(self._workload.arrivals())
         self._next_arrival()
         with _rare_collections():
             self._clock.run_out()
@@ -146,7 +153,7 @@ class Run:
     def _report_load(self, _: object) -> None:
         """Reports go out at once when work comes, then at every signal age while there is any."""
         self.cluster.keep_reports()
-        if self.cluster.open_requests or _ is None:
+        if _ is None or (self.cluster.open_requests and not self._clock.quiet):
             self._clock.at(self._clock.now_ps + self._age, SAMPLE, self._report_load)
         else:
             self._reporting = False

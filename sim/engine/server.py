@@ -148,17 +148,20 @@ class Server:
         replica, spans = self.replica, self._spans
         plans = replica.in_flight
         while len(plans) < self._depth:
+            running = len(replica.running)
             plan = replica.schedule(now)
             if plan.admissions:
                 self._on_admit(plan)
             if not plan.tokens:
+                if not plans and len(replica.running) < running:
+                    continue  # all gave way: what they held may serve those in line
                 break
             spans.append(self._span(plan, spans[-1].end_ps if spans else now))
         if plans:
             self._wake_at(self._next_decision())
-        elif replica.running or (replica.waiting and not replica.holding and not replica.sending):
+        elif replica.running or (replica.waiting_count and not replica.expects_news):
             raise NoProgressError(
-                f"replica {self.number} has {len(replica.waiting)} requests waiting and "
+                f"replica {self.number} has {replica.waiting_count} requests waiting and "
                 f"{len(replica.running)} running, and its scheduler plans nothing"
             )
 

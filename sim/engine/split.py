@@ -112,6 +112,8 @@ def _ignore(failed: bool) -> None:
 class _Source:
     """Connector of a prefill replica: it fetches nothing and keeps blocks until they are read."""
 
+    writes = False
+
     def __init__(self, splitter: Splitter) -> None:
         self._splitter = splitter
 
@@ -132,6 +134,8 @@ class PullConnector:
 
     One transfer a request: after a preemption the prompt is computed here (vLLM 0.33).
     """
+
+    writes = True
 
     def __init__(self, splitter: Splitter, number: int, pool: PoolConfig) -> None:
         self._splitter, self._number = splitter, number

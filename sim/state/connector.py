@@ -20,7 +20,14 @@ class Remote(NamedTuple):
 
 
 class Connector(Protocol):
-    """The scheduler's half of vLLM's KVConnectorBase_V1."""
+    """The scheduler's half of vLLM's KVConnectorBase_V1.
+
+    Attributes:
+        writes: KV from elsewhere is written into this replica's blocks. With asynchronous
+            scheduling a block then stays taken until no step in flight can touch it.
+    """
+
+    writes: bool
 
     def matched(self, seq: Sequence, local_tokens: int) -> Remote | None:
         """What is to be had beyond *local_tokens*; None: not known yet, ask again."""

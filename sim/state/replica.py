@@ -72,12 +72,15 @@ class Replica:
         self._ends: dict[int, list[Sequence]] = {}  # step -> group members that sample their last
         self._leaves: dict[int, list[Sequence]] = {}  # step -> members to leave before it
         self._edges: list[int] = []  # heap of the keys of both
+        self._lag = 1 if limits.async_scheduling else 0
+        self._defers = bool(self._lag) and connector is not None and connector.writes
+        #: ended, to be released when the step is computed
+        self._fenced: deque[tuple[int, Sequence]] = deque()
         self._admitted = 0
         self._settled = 0  # step index up to which the pool knows the group's growth
-        self._lag = 1 if limits.async_scheduling else 0
         self.gaps = gaps if gaps is not None else GapHistogram()
-        #: what chunks answered in the last finish: sequence, tokens, whether it was running
-        self.emitted: list[tuple[Sequence, int, bool]] = []
+        #: what chunks answered in the last finish: sequence, tokens, blocks it has in the index
+        self.emitted: list[tuple[Sequence, int, int]] = []
         self.last_finish_ps: Picoseconds = 0
 
     # ---- what policies see ----------------------------------------------------------------------
@@ -123,6 +126,12 @@ class Replica:
     def has_requests(self) -> bool:
         """Whether anything is waiting or running."""
         return bool(self.running or self.waiting or self.holding)
+
+    @property
+    def expects_news(self) -> bool:
+        """Whether KV is on its way, here or from here: what waits may be served when it is there."""
+        loading = (seq.status is Status.LOADING for seq in self.holding)
+        return bool(self.sending) or sum(loading) > len(self._received)
 
     def submit(self, seq: Sequence) -> None:
         """A request arrives."""
@@ -195,6 +204,8 @@ class Replica:
             self.in_flight.popleft()
         self.settle()
         self._advance_frontier(last + 1)
+        while self._fenced and self._fenced[0][0] <= last:
+            self.pool.release(self._fenced.popleft()[1])
         self.emitted = []
         ended = [chunk.seq for chunk in plan.chunks if self._account(chunk, now)]
         self.last_finish_ps = now
@@ -244,6 +255,11 @@ class Replica:
         """Free the blocks of a sequence that is not running."""
         self.settle()
         self.pool.release(seq)
+
+    def holds_in_flight(self, seq: Sequence) -> bool:
+        """Whether a step in flight may still touch blocks of *seq* that KV from elsewhere could
+        be written into (vLLM `_request_blocks_can_be_freed`)."""
+        return self._defers and seq.in_flight > 0
 
     # ---- what the step builder calls ------------------------------------------------------------
 
@@ -338,7 +354,6 @@ class Replica:
             return False
         kept = min(emitted, seq.last_token - seq.known)
         seq.known += kept
-        self._emit(seq, kept, now)
         ended = seq.known >= seq.last_token
         if not stale:
             seq.computed -= emitted - kept
@@ -347,12 +362,14 @@ class Replica:
                 seq.placeholders -= emitted
             if seq.status is Status.RUNNING and (awaited or self.limits.num_spec_tokens):
                 self.pool.commit(seq, min(seq.computed - seq.in_flight, seq.known))
+        self._emit(seq, kept, now)
         if not self._lag and not ended:
             seq.drafts = self.limits.num_spec_tokens
         return ended
 
     def _emit(self, seq: Sequence, tokens: int, now: Picoseconds) -> None:
-        self.emitted.append((seq, tokens, seq.status is Status.RUNNING))
+        cached = seq.committed if seq.status is Status.RUNNING else 0
+        self.emitted.append((seq, tokens, cached))
         if seq.first_token_ps < 0:
             seq.first_token_ps = now
         else:
@@ -378,7 +395,10 @@ class Replica:
             keep_blocks = True
         self.encoder.release(seq)
         if not keep_blocks:
-            self.pool.release(seq)
+            if self.holds_in_flight(seq):
+                self._fenced.append((self.step_index - 1, seq))
+            else:
+                self.pool.release(seq)
         self.finished.append(seq)
 
     # ---- the decode group -----------------------------------------------------------------------

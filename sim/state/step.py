@@ -98,8 +98,8 @@ class StepBuilder:
         self._record(seq, seq.computed, tokens, drafts, None)
         return True
 
-    def preempt(self, seq: Sequence) -> None:
-        """Free a running request's KV and send it back to wait (recompute)."""
+    def preempt(self, seq: Sequence) -> bool:
+        """Free a running request's KV and send it back to wait (recompute); False: not yet."""
         replica = self.replica
         if seq not in replica.running:
             raise IllegalPlanError(f"{seq} cannot be preempted: it is not running")
@@ -109,6 +109,9 @@ class StepBuilder:
                     f"{seq} cannot be preempted: the decodes of this step were taken together"
                 )
             replica.spread_group()
+        if replica.holds_in_flight(seq):
+            replica.unsettled = True
+            return False
         chunk = self._taken.pop(seq, None)
         if chunk is not None:
             self.budget += chunk.tokens
@@ -116,6 +119,7 @@ class StepBuilder:
             self._encoder_budget += sum(seq.request.items[i].tokens for i in items)
         replica.preempt(seq)
         self.plan.preempted.append(seq)
+        return True
 
     # ---- the waiting line -----------------------------------------------------------------------
 
