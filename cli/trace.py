@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..policies.errors import InputError
 from .console import note, print_json, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Measure a recorded workload, or convert it.")
@@ -66,6 +67,8 @@ def convert(
 
     suffix = ".csv" if to in FORMATS and FORMATS[to].csv else ".jsonl"
     target = out or Path(f"{file.name.split('.')[0]}.{to}{suffix}")
+    if target.exists() and target.samefile(file):
+        raise InputError(f"{file} would be written over itself", where="--out")
     for line in converted(file, target, to, format=format, block_size=block_size):
         note(f"note: {line}")
     typer.echo(str(target))
@@ -74,10 +77,6 @@ def convert(
 def _shown(value: Any) -> str:
     if value is None:
         return "unknown"
-    return (
-        f"{value:,.4f}".rstrip("0").rstrip(".")
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:,.4f}".rstrip("0").rstrip(".")
+    return f"{value:,}" if isinstance(value, int) else str(value)
