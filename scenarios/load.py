@@ -33,8 +33,11 @@ class Source:
 
     def located(self, error: InputError) -> InputError:
         """*error*, with the place of its key in the file where it names a key."""
+        data = self.document.data
         path = tuple(int(part) if part.isdigit() else part for part in error.where.split("."))
-        if path[0] not in self.document.data:
+        if error.where in (data.get("compare") or ()):
+            path = ("compare", error.where)
+        if path[0] not in data:
             return error
         where = f"{self.document.where(path, value=True)}  {error.where}"
         return InputError(error.message, where=where, help=error.help)
