@@ -177,6 +177,8 @@ class Server:
             if steps > 1:
                 plan.repeat = steps
                 span.end_ps = span.end(steps)
+                lag = self._depth - 1
+                plan.planned_ps = lambda step: span.end(step - lag)
         return span
 
     # ---- what others may read in the middle of a leap -------------------------------------------

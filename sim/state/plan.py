@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+from ...policies.types import Picoseconds
 from .connector import Remote
 from .sequence import Sequence
 
@@ -55,6 +57,7 @@ class StepPlan:
         members: the group in order of admission, only where the replica logs members.
         tokens: all tokens of one step.
         repeat: how many times the group's step is taken (a leap); 1 unless the plan is only group.
+        planned_ps: when the j-th of the repeated steps is planned, as the host knows.
         preempted, admissions: in the order in which they happened.
         encoder: (sequence, item indices) computed by the encoder.
         encoder_evicted: identifiers that left the encoder cache.
@@ -65,6 +68,7 @@ class StepPlan:
     members: list[Sequence] | None = None
     tokens = 0
     repeat = 1
+    planned_ps: Callable[[int], Picoseconds] | None = None
     encoder: list[tuple[Sequence, list[int]]] | tuple[()] = ()
     encoder_evicted: list[int] | tuple[()] = ()
 

@@ -129,7 +129,7 @@ class Replica:
 
     @property
     def expects_news(self) -> bool:
-        """Whether KV is on its way, here or from here: what waits may be served when it is there."""
+        """Whether KV is on its way, here or from here, that what waits may be waiting for."""
         loading = (seq.status is Status.LOADING for seq in self.holding)
         return bool(self.sending) or sum(loading) > len(self._received)
 
@@ -439,12 +439,15 @@ class Replica:
         if self.step_index > plan.index + 1:
             return
         if not self.pool.lazy:
-            buckets, size = self.group.buckets, self.limits.block_size
+            buckets, size, pool = self.group.buckets, self.limits.block_size, self.pool
             for step in range(plan.index + 1, plan.index + plan.repeat):
                 if buckets[step % size]:
+                    if plan.planned_ps is not None:
+                        pool.now = plan.planned_ps(step - plan.index)
                     for seq in self._by_admission(step):
-                        self.pool.acquire(seq, None, seq.blocks + 1)
+                        pool.acquire(seq, None, seq.blocks + 1)
                 self._advance_frontier(step + 1 - self._lag)
+            pool.now = self.now
         self.step_index = plan.index + plan.repeat
         self._advance_frontier(self.step_index - self._lag)
 

@@ -246,6 +246,8 @@ class StepBuilder:
         lookahead = 0 if not tokens else replica.limits.lookahead_tokens
         slots = self._blocks(min(start + tokens + lookahead, replica.limits.max_model_len))
         if max(slots - held, 0) + idle + spare > pool.free - reserved:
+            # whoever grows may evict the hit: then less of the first chunk has to be held
+            replica.unsettled |= idle > 0 and not whole and not pool.lazy
             return None
         pool.acquire(seq, hit, max(slots, held))
         return start
