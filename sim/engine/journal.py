@@ -12,30 +12,21 @@ from .server import Server
 MOST_SAMPLES = 512
 
 
+NO_MISSES = Misses()
+
+
 class RequestRecord:
     """What is known of one request so far, whichever replicas serve it."""
 
-    __slots__ = (
-        "arrival_ps",
-        "hit_tokens",
-        "misses",
-        "preemptions",
-        "prefill_replica",
-        "recomputed",
-        "remote_tokens",
-        "scheduled_ps",
-        "transfer_bytes",
-        "transfer_ps",
-    )
+    prefill_replica = -1
+    scheduled_ps = -1
+    misses = NO_MISSES
+    hit_tokens = remote_tokens = 0
+    preemptions = recomputed = 0
+    transfer_bytes = transfer_ps = 0
 
     def __init__(self, arrival_ps: Picoseconds) -> None:
         self.arrival_ps = arrival_ps
-        self.prefill_replica = -1
-        self.scheduled_ps = -1
-        self.misses = Misses()
-        self.hit_tokens = self.remote_tokens = 0
-        self.preemptions = self.recomputed = 0
-        self.transfer_bytes = self.transfer_ps = 0
 
 
 class Journal:

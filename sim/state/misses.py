@@ -60,14 +60,15 @@ class MissExplainer:
 
     def __init__(self, replicas: int, block_size: int) -> None:
         self._here = [Seen() for _ in range(replicas)]
-        self._anywhere = Seen()
+        self._anywhere = Seen() if replicas > 1 else None
         self._texts: dict[int, int] = {}  # content -> tokens of it ever computed
         self._block_size = block_size
 
     def computed(self, replica: int, seq: Sequence, tokens: int) -> None:
         """The first *tokens* of *seq* are in the replica's KV."""
         self._here[replica].add(seq.chain, tokens)
-        self._anywhere.add(seq.chain, tokens)
+        if self._anywhere is not None:
+            self._anywhere.add(seq.chain, tokens)
         texts = self._texts
         left = tokens
         for content, offset, length, _ in seq.request.prompt:
@@ -97,7 +98,9 @@ class MissExplainer:
         if hit_tokens >= prompt:
             return misses
         here = self._reach(self._here[replica], seq.chain, hit_tokens, prompt)
-        anywhere = self._reach(self._anywhere, seq.chain, here, prompt)
+        anywhere = here
+        if self._anywhere is not None:
+            anywhere = self._reach(self._anywhere, seq.chain, here, prompt)
         # what was here but fills no whole block that could have been hit
         whole = min(here, prompt - 1) // self._block_size * self._block_size
         at = hit_tokens

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ...policies.types import MultiModalItem, Picoseconds, Segment
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Ask the model once. Result: `CallResult`.
 
     Attributes:
@@ -42,8 +41,7 @@ class Call:
     tool_time_s: float = -1.0
 
 
-@dataclass(frozen=True, slots=True)
-class CallResult:
+class CallResult(NamedTuple):
     """How a call ended.
 
     Attributes:
@@ -90,8 +88,7 @@ Effect: TypeAlias = Call | Sleep | Use | Together
 Session: TypeAlias = Generator[Effect, object, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """Something that starts at a fixed time: one call, or a session (made when it is due)."""
 
     at_ps: Picoseconds
