@@ -16,11 +16,15 @@ _SAME = 0.01  # cells nearer than this to one another are called alike
 def answer(cells: Sequence[CellRecords], summaries: Sequence[dict[str, Any]]) -> str:
     """What the run found, in plain text."""
     ranking = rank(cells, summaries)
+    names = labels(cells)
     if ranking.best is None or ranking.worst is None:
-        return _nothing_finished(summaries)
+        if ranking.bound is None:
+            return _nothing_finished(summaries)
+        who = f"{names[ranking.bound]}: " if len(cells) > 1 else ""
+        found = _single(summaries[ranking.bound])
+        return f"A bound, since its policies see the future. {who}{found}"
     if len(cells) == 1:
         return _single(summaries[0])
-    names = labels(cells)
     parts = [_best(ranking, ranking.best, ranking.worst, names, summaries)]
     parts += _what_matters(cells, ranking)
     if ranking.bound is not None:

@@ -63,6 +63,13 @@ def test_an_oracle_is_a_bound_and_never_best(grid: list[CellRecords], summaries:
     assert top not in columns(summaries)[0].best(summaries, {top})
 
 
+def test_an_oracle_alone_is_answered_as_a_bound(make_cell: Make) -> None:
+    cell = make_cell(name="belady", oracle=True)
+    said = spaced(answer([cell], [summarize(cell)]))
+    assert said.startswith("A bound, since its policies see the future. ")
+    assert "finished: half of them got their first token within" in said
+
+
 def test_goodput_ranks_when_there_is_an_slo(make_cell: Make) -> None:
     cells = [
         make_cell(f"n={n}", {"n": n}, keep=keep, slo={"ttft_s": 3.0})
