@@ -12,10 +12,18 @@ _LONGEST_VALUE = 40
 
 
 def labels(cells: Sequence[CellRecords]) -> list[str]:
-    """One short, unique label a cell: the values of what differs, "lru · round-robin"."""
+    """One short, unique label a cell: the values of what differs, "lru · round-robin".
+
+    Where a value is a structure too long to read, the cells go by their names.
+    """
     keys = varied(cells)
     found = [" · ".join(_part(key, cell.params[key]) for key in keys) for cell in cells]
-    if len(set(found)) == len(cells) and all(found):
+    unreadable = any(
+        not isinstance(cell.params[key], str) and len(text(cell.params[key])) > _LONGEST_VALUE
+        for cell in cells
+        for key in keys
+    )
+    if len(set(found)) == len(cells) and all(found) and not unreadable:
         return found
     return [cell.name or f"cell {i + 1}" for i, cell in enumerate(cells)]
 

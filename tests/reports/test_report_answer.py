@@ -38,6 +38,9 @@ def test_labels_say_what_differs(grid: list[CellRecords], make_cell: Make) -> No
     ]
     assert labels(odd) == ["kv_blocks=10 · own.py:Mine", "kv_blocks=20 · lru"]
     assert labels([replace(cell, params={}) for cell in odd]) == ["x", "y"]
+    pools = [{"pools": [{"name": "prefill", "role": "prefill", "replicas": i}]} for i in (1, 2)]
+    split = [replace(c, params={"cluster": p}) for c, p in zip(odd, pools, strict=True)]
+    assert labels(split) == ["x", "y"]  # a structure that nobody can read
 
 
 def test_the_best_cell_is_the_fastest_that_finishes(
