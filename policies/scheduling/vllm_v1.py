@@ -70,7 +70,7 @@ class VllmV1:
         self._stable = not preempted
         if not preempted:
             prefilled |= self._serve_waiting(view, step, cap, defer, prefilled)
-            if not defer:
+            if not defer and self.prefill_schedule_interval > 1:
                 self._capacity_bound = view.waiting_ready_count > 0
         if prefilled and self.prefill_schedule_interval > 1:
             self._last_prefill_step = view.executed_steps + 1
@@ -81,8 +81,10 @@ class VllmV1:
 
     def _long_prefill_cap(self, view: ReplicaView) -> int:
         """Most tokens that one request may compute in this step; 0: as many as it wants."""
+        if not self.long_prefill_token_threshold:
+            return 0
         requests = len(view.running) + view.waiting_count
-        if requests <= 1 or not self.long_prefill_token_threshold:
+        if requests <= 1:
             return 0
         if self.adaptive_long_prefill:
             share = view.max_num_batched_tokens // requests

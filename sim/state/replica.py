@@ -142,9 +142,10 @@ class Replica:
         """Let the policy plan the next step; a plan of 0 tokens is not executed."""
         self.now = self.pool.now = now
         self.settle()
-        for seq in self._leaves.pop(self.step_index, ()):
-            if seq.base is not None and seq.fin == self.step_index - 1:  # else it left since
-                self._leave_group(seq)
+        if self._leaves:
+            for seq in self._leaves.pop(self.step_index, ()):
+                if seq.base is not None and seq.fin == self.step_index - 1:  # else it left since
+                    self._leave_group(seq)
         self.unsettled = False
         self.waiting.refresh()
         step = StepBuilder(self)
