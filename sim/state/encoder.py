@@ -20,7 +20,9 @@ class EncoderCache:
         self._free = self._freeable = size_tokens
         self._holders: dict[int, set[int]] = {}  # identifier -> request ids
         self._tokens: dict[int, int] = {}
-        self._items: dict[int, dict[int, int]] = {}  # request id -> item index -> identifier
+        #: request id -> indices of its items; let go in a set's order, as vLLM does (that of
+        #: integers is the same in every process)
+        self._items: dict[int, set[int]] = {}
         self._idle: OrderedDict[int, int] = OrderedDict()  # identifier -> tokens
         self._evicted: list[int] = []
 
@@ -33,7 +35,7 @@ class EncoderCache:
         if not holders:
             self._freeable -= self._idle.pop(identifier)
         holders.add(seq.id)
-        self._items.setdefault(seq.id, {})[index] = identifier
+        self._items.setdefault(seq.id, set()).add(index)
         return True
 
     def make_room(self, item: MultiModalItem, budget_tokens: int, planned_tokens: int) -> bool:
@@ -60,7 +62,7 @@ class EncoderCache:
         item = seq.request.items[index]
         self._holders.setdefault(item.identifier, set()).add(seq.id)
         self._tokens[item.identifier] = item.tokens
-        self._items.setdefault(seq.id, {})[index] = item.identifier
+        self._items.setdefault(seq.id, set()).add(index)
         self._free -= item.tokens
         self._freeable -= item.tokens
 
@@ -70,20 +72,21 @@ class EncoderCache:
 
     def release_passed(self, seq: Sequence, computed_tokens: int) -> None:
         """Let go of items whose positions are all in KV."""
-        for index in sorted(self._items.get(seq.id, ())):
+        for index in list(self._items.get(seq.id, ())):
             item = seq.request.items[index]
             if item.offset + item.tokens <= computed_tokens:
                 self._release(seq, index)
 
     def release(self, seq: Sequence) -> None:
         """Let go of everything *seq* refers to."""
-        for index in sorted(self._items.get(seq.id, ())):
+        for index in list(self._items.get(seq.id, ())):
             self._release(seq, index)
 
     def _release(self, seq: Sequence, index: int) -> None:
-        held = self._items[seq.id]
-        identifier = held.pop(index)
-        still = identifier in held.values()
+        held, items = self._items[seq.id], seq.request.items
+        held.discard(index)
+        identifier = items[index].identifier
+        still = any(items[other].identifier == identifier for other in held)
         if not held:
             del self._items[seq.id]
         holders = self._holders.get(identifier)
