@@ -364,7 +364,9 @@ class Replica:
             if seq.status is Status.RUNNING and (awaited or self.limits.num_spec_tokens):
                 self.pool.commit(seq, min(seq.computed - seq.in_flight, seq.known))
         self._emit(seq, kept, now)
-        if not self._lag and not ended:
+        if ended:
+            self.encoder.release(seq)  # before the next request of the step lets go of its items
+        elif not self._lag:
             seq.drafts = self.limits.num_spec_tokens
         return ended
 
