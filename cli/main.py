@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import cast
 
 import typer
+from typer.main import get_command
 
 from ..policies.errors import InfersimError, InputError, UnknownNameError
 from ..scenarios.faults import described
 from .app import app
 from .codes import BAD_INPUT, BROKEN_PIPE, FAILED, INTERRUPTED, OK
-from .console import complain
+from .console import complain, note
 
 #: click's error for wrong usage, wherever this version of typer keeps it
 UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command and return its exit code; every error is said on stderr."""
     try:
-        result = app(list(arguments), prog_name="infersim", standalone_mode=False)
+        result = _command()(list(arguments), prog_name="infersim", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else OK
     except UsageError as error:
@@ -50,10 +52,19 @@ def run(arguments: Sequence[str]) -> int:
         return FAILED
 
 
+@cache
+def _command() -> Callable[..., object]:
+    """The verbs as one command; typer takes a moment to make it."""
+    command: Callable[..., object] = get_command(app)
+    return command
+
+
 def _say_usage(error: Exception) -> None:
     message = error.format_message()  # type: ignore[attr-defined]
     context = error.ctx  # type: ignore[attr-defined]
-    if context is None:
+    if message.startswith("Usage:"):  # a verb is missing, and this is the help
+        note(message)
+    elif context is None:
         complain(InputError(message, help="infersim --help"))
     elif message.startswith("No such command"):
         names = context.command.commands

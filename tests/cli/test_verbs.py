@@ -65,7 +65,7 @@ def test_the_verbs() -> None:
 def test_help_is_quick_and_imports_little() -> None:
     script = (
         "import sys\nfrom infersim.cli.main import run\nrun(['--help'])\n"
-        "heavy = {'numpy', 'pandas', 'plotly', 'pyarrow', 'pydantic', 'rich', 'simpy', 'torch',"
+        "heavy = {'numpy', 'pandas', 'plotly', 'pyarrow', 'pydantic', 'simpy', 'torch',"
         " 'triton', 'yaml'}\n"
         "print(sorted({m.split('.')[0] for m in sys.modules} & heavy), file=sys.stderr)\n"
     )
@@ -81,6 +81,15 @@ def test_help_is_quick_and_imports_little() -> None:
     assert min(walls) < 0.5
 
 
+@pytest.mark.parametrize("arguments", [[], ["trace"]])
+def test_without_a_verb_there_is_help(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    err = said(capsys, *arguments, code=2)
+    assert err.startswith("Usage: infersim")
+    assert "error" not in err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     from infersim import __version__
 
@@ -91,7 +100,7 @@ WRONG = {
     "unknown verb": (["rn"], ['unknown command "rn"', 'did you mean "run"?']),
     "unknown verb of trace": (["trace", "stat"], ['unknown command "stat"', '"stats"']),
     "unknown flag": (["run", "x", "--jbos", "2"], ["--jbos", "--jobs", "infersim run --help"]),
-    "no scenario": (["run"], ["scenario", "infersim run --help"]),
+    "no scenario": (["run"], ["issing argument", "infersim run --help"]),
     "unknown scenario": (["run", "agent_lop"], ['unknown scenario "agent_lop"', "agent_loop"]),
     "absent file": (["run", "no/such.yaml"], ["no file no/such.yaml"]),
     "a folder": (["run", "."], ["is a folder"]),
