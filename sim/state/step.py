@@ -24,7 +24,8 @@ class StepBuilder:
     See `policies.scheduling.base.Step` for what each call means to a policy.
     """
 
-    _pending_items: tuple[int, ...] | list[int] = ()
+    _pending_items: tuple[int, ...] | list[int] = ()  # of the request that is being looked at
+    _pending_twins: tuple[int, ...] | list[int] = ()  # equal to one of these, computed with it
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
@@ -270,13 +271,17 @@ class StepBuilder:
             self._pending_items = ()
             return tokens
         self._pending_items = pending = []
+        self._pending_twins = twins = []
         cache = self.replica.encoder
         planned_tokens, planned = 0, set()
         budget, end = self._encoder_budget, start + tokens
         for index, item in enumerate(seq.request.items):
             if item.offset >= end or item.offset + item.tokens <= start:
                 continue
-            if item.identifier in planned or cache.use(seq, index):
+            if item.identifier in planned:
+                twins.append(index)
+                continue
+            if cache.use(seq, index):
                 continue
             if not cache.make_room(item, budget, planned_tokens):
                 return min(tokens, item.offset - start) if start < item.offset else 0
@@ -295,6 +300,8 @@ class StepBuilder:
             for index in items:
                 self.replica.encoder.store(seq, index)
                 self._encoder_budget -= seq.request.items[index].tokens
+            for index in self._pending_twins:
+                self.replica.encoder.use(seq, index)
         self.budget -= tokens
         samples = start + tokens >= seq.known + seq.placeholders
         self._taken[seq] = Chunk(seq, start, tokens, drafts, samples, admitted)
