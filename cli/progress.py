@@ -28,6 +28,7 @@ class ProgressView:
         self._ticks: dict[int, Tick] = {}
         self._ended: dict[int, float] = {}
         self._requests = 0
+        self._simulated_s = 0.0
         self._start = perf_counter()
         self._bar: Any = None
         self._task: Any = None
@@ -54,6 +55,7 @@ class ProgressView:
 
         if isinstance(event, Tick):
             self._ticks[event.cell] = event
+            self._simulated_s = max(self._simulated_s, event.simulated_s)
         else:
             self._ticks.pop(event.cell, None)
             self._ended[event.cell] = 1.0
@@ -72,10 +74,10 @@ class ProgressView:
 
     def _detail(self) -> str:
         requests = self._requests + sum(tick.requests for tick in self._ticks.values())
-        simulated = max((tick.simulated_s for tick in self._ticks.values()), default=0.0)
         rate = requests / max(self._elapsed(), 1e-9)
         cells = f"{len(self._ended)}/{len(self._names)} cells · " if len(self._names) > 1 else ""
-        return f"{cells}simulated {simulated:,.0f} s · {requests:,} requests · {rate:,.0f} /s"
+        done = f"simulated {self._simulated_s:,.0f} s · {requests:,} requests · {rate:,.0f} /s"
+        return f"{cells}{done}"
 
     def _elapsed(self) -> float:
         return perf_counter() - self._start

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,26 @@ def test_a_cell_that_fails_does_not_take_the_others_along(
     assert [cell["name"] for cell in summary["cells"]] == ["routing=round-robin"]
     assert "INCOMPLETE" in (folder() / "report.html").read_text()
     assert "INCOMPLETE" in out
+
+
+def test_a_terminal_gets_a_bar_with_simulated_time_rate_and_time_left() -> None:
+    command = [sys.executable, "-m", "infersim", "run", "tiny.yaml", "--no-report"]
+    settings = ["--set", "workload.requests=3000", "--set", "workload.arrivals=60"]
+    terminal, end = os.openpty()
+    started = subprocess.Popen([*command, *settings], stderr=end, stdout=subprocess.PIPE)
+    os.close(end)
+    seen = b""
+    with suppress(OSError):  # the terminal is gone when the command has ended
+        while part := os.read(terminal, 4096):
+            seen += part
+    os.close(terminal)
+    out = started.communicate(timeout=60)[0]
+    assert started.returncode == 0
+    assert b"simulated" in seen
+    assert b"requests \xc2\xb7" in seen
+    assert b"left" in seen
+    assert b"\x1b" in seen
+    assert b"\x1b" not in out
 
 
 def environment() -> dict[str, str]:
