@@ -35,7 +35,7 @@ class Journal:
     def __init__(self) -> None:
         self.requests = Columns(REQUEST_COLUMNS)
         self.series = Columns(SERIES_COLUMNS)
-        self.arrived = self.finished = self.failed = self.shed = 0
+        self.arrived = self.finished = self.failed = 0
         self.preemptions = 0
 
     def refused(self, request: Request, now: Picoseconds, reason: str) -> None:

@@ -181,18 +181,10 @@ class BlockPool:
         if not twins:
             del self._twins[key]
 
-    def forget(self, seq: Sequence, first_block: int) -> None:
-        """Take blocks from *first_block* on out of the index: their KV is bad."""
-        for block in seq.table[first_block:]:
-            if self._key[block] is not None:
-                self._unindex(block)
-        seq.committed = min(seq.committed, first_block)
-
     # ---- the decode group: every member grows block by block ------------------------------------
 
     def reserve(self, blocks: int) -> None:
-        """Lazy pools only."""
-        raise NotImplementedError("a block pool grows each sequence by `acquire`")
+        """Nothing to book: here members take their blocks one by one."""
 
     grow = reserve
 

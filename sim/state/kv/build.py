@@ -16,6 +16,6 @@ def make_pool(limits: EngineLimits, eviction: Eviction, *, runs: bool = True) ->
     Args:
         runs: keep runs of blocks where the policy allows it; False: always block by block.
     """
-    if runs and type(eviction) is Lru and not limits.fail_on_load_error:
+    if runs and type(eviction) is Lru:
         return ExtentPool(limits.kv_blocks, limits.block_size, caching=limits.prefix_caching)
     return BlockPool(limits.kv_blocks, limits.block_size, eviction, caching=limits.prefix_caching)

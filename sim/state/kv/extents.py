@@ -324,10 +324,6 @@ class ExtentPool:
                 self._push(twin, release)
         return upper
 
-    def forget(self, seq: Sequence, first_block: int) -> None:
-        """Only block pools can take single blocks out of the index."""
-        raise NotImplementedError("KV that failed to load needs a block pool")
-
     # ---- the decode group -----------------------------------------------------------------------
 
     def reserve(self, blocks: int) -> None:

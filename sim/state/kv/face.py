@@ -52,9 +52,6 @@ class KVPool(Protocol):
     def release(self, seq: Sequence) -> None:
         """Let go of everything, tail first."""
 
-    def forget(self, seq: Sequence, first_block: int) -> None:
-        """Take blocks from *first_block* on out of the index: their KV is bad."""
-
     def reserve(self, blocks: int) -> None:
         """The decode group has taken *blocks* in all since it was empty (lazy pools)."""
 
