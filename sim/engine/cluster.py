@@ -246,7 +246,9 @@ class Cluster:
     def prefix_hit_tokens(self, replica: ReplicaId, request: Request) -> int:
         """Tokens of the prompt that the replica's index holds (routers follow KV events)."""
         assert self._chain is not None
-        pool = self.servers[replica].replica.pool
+        server = self.servers[replica]
+        server.catch_up()
+        pool = server.replica.pool
         probe = Sequence(request, 1, self._chain, request.prompt_tokens + 1)
         return pool.match(probe, request.prompt_tokens - 1).blocks * pool.block_size
 

@@ -185,12 +185,20 @@ class Server:
 
     def kv_now(self) -> tuple[int, int]:
         """(blocks held, blocks idle but cached) as the step under way has them."""
+        return self.replica.kv_at(self._planned())
+
+    def catch_up(self) -> None:
+        """Let the replica's pool be as the step under way has it."""
+        self.replica.catch_up(self._planned())
+
+    def _planned(self) -> int:
+        """The step index, as if every step of a leap were planned when it begins."""
         replica = self.replica
         plan = replica.in_flight[-1] if replica.in_flight else None
         if plan is None or plan.repeat == 1:
-            return replica.kv_at(replica.step_index)
+            return replica.step_index
         steps = self._spans[-1].steps_by(self._instant()) + self._depth - 1
-        return replica.kv_at(plan.index + min(max(steps, 1), plan.repeat))
+        return plan.index + min(max(steps, 1), plan.repeat)
 
 
 def shape_of(plan: StepPlan) -> StepShape:

@@ -146,6 +146,9 @@ class Replica:
             for seq in self._leaves.pop(self.step_index, ()):
                 if seq.base is not None and seq.fin == self.step_index - 1:  # else it left since
                     self._leave_group(seq)
+        if self.pool.displaced:
+            self.pool.displaced = False
+            self.spread_group()
         self.unsettled = False
         self.waiting.refresh()
         step = StepBuilder(self)
@@ -195,7 +198,7 @@ class Replica:
         """
         self.now = self.pool.now = now
         if plan.repeat > 1:
-            self._take_repeats(plan)
+            self.catch_up(plan.index + plan.repeat)
         if steps < plan.repeat:
             plan.index += steps
             plan.repeat -= steps
@@ -437,22 +440,29 @@ class Replica:
         self._settled = step + 1
         self._advance_frontier(step + 1 - self._lag)
 
-    def _take_repeats(self, plan: StepPlan) -> None:
-        """Book the steps of a leap after its first."""
-        if self.step_index > plan.index + 1:
+    def catch_up(self, step: int) -> None:
+        """Book the steps of a leap that are planned before *step*.
+
+        Whoever reads the pool in the middle of a leap finds it as these steps left it.
+        """
+        if step <= self.step_index:
             return
         if not self.pool.lazy:
-            buckets, size, pool = self.group.buckets, self.limits.block_size, self.pool
-            for step in range(plan.index + 1, plan.index + plan.repeat):
-                if buckets[step % size]:
-                    if plan.planned_ps is not None:
-                        pool.now = plan.planned_ps(step - plan.index)
-                    for seq in self._by_admission(step):
-                        pool.acquire(seq, None, seq.blocks + 1)
-                self._advance_frontier(step + 1 - self._lag)
-            pool.now = self.now
-        self.step_index = plan.index + plan.repeat
-        self._advance_frontier(self.step_index - self._lag)
+            self._grow_members(self.in_flight[-1], step)
+        self.step_index = step
+        self.settle()
+        self._advance_frontier(step - self._lag)
+
+    def _grow_members(self, plan: StepPlan, end: int) -> None:
+        buckets, size, pool = self.group.buckets, self.limits.block_size, self.pool
+        for step in range(self.step_index, end):
+            if buckets[step % size]:
+                if plan.planned_ps is not None:
+                    pool.now = plan.planned_ps(step - plan.index)
+                for seq in self._by_admission(step):
+                    pool.acquire(seq, None, seq.blocks + 1)
+            self._advance_frontier(step + 1 - self._lag)
+        pool.now = self.now
 
     def _advance_frontier(self, frontier: int) -> None:
         pool = self.pool

@@ -28,6 +28,7 @@ class BlockPool:
     """
 
     lazy = False
+    displaced = False
 
     def __init__(
         self, blocks: int, block_size: int, eviction: Eviction, *, caching: bool = True

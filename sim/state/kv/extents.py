@@ -76,6 +76,7 @@ class ExtentPool:
         self.block_size = block_size
         self.now: Picoseconds = 0
         self.frontier = 0
+        self.displaced = False
         self.evicted = 0
         self._blank = blocks  # free blocks without reusable KV, reused first
         self._group_blocks = 0  # taken by the decode group and not yet by its members
@@ -277,11 +278,11 @@ class ExtentPool:
                 break
             if kid.grower is not None:
                 self._catch_up(kid)
+                if kid.end == at:
+                    self._displace(node, kid)
+                    continue
                 self._grow_apart(kid)
             end = min(self._agreement(kid, chain, last), kid.end)
-            if end == at:  # a placeholder of a member that has filled nothing: take its place
-                self._displace(node, kid)
-                continue
             if end < kid.end:
                 kid = self._split(kid, end)
             kid.copies.append(Copy(kid, 1, seq))
@@ -391,10 +392,11 @@ class ExtentPool:
         below.grower = seq
 
     def _displace(self, parent: Node, kid: Node) -> None:
-        """Take the place of a member that has filled nothing of the node yet; it goes on unseen."""
+        """Take the place of a member that has filled nothing of the node yet."""
         assert kid.grower is not None
         kid.grower.node = parent if parent is not self._root else None
         del parent.kids[kid.key]
+        self.displaced = True
 
     def check(self) -> int:
         """Verify the pool's books (slow); how many blocks are held."""

@@ -38,6 +38,7 @@ class KVPool(Protocol):
     now: Picoseconds  #: set by the host before each step; eviction keys may use it
     evicted: int  #: blocks that lost reusable KV, so far
     lazy: bool  #: growth of the decode group is booked as a number (`reserve`)
+    displaced: bool  #: what a group member fills next is cached already: dissolve the group
     frontier: int  #: steps below this have put their KV in the index (decode group)
 
     def match(self, seq: Sequence, limit_tokens: int) -> Hit:
