@@ -66,12 +66,14 @@ class Step(Protocol):
     """
 
     budget: int  #: tokens that the step may still compute
+    preempted: bool  #: whether the step has preempted anyone
 
-    def take_decodes(self, *, alone: bool) -> bool:
+    def take_decodes(self, *, last_gives_way: bool) -> bool:
         """Give every decoding request its token, if all fit and order cannot matter.
 
         Args:
-            alone: refuse when other running requests could preempt them in this step.
+            last_gives_way: whoever was admitted last is preempted when KV runs out. If False,
+                others could preempt them in this step, and it is refused unless they are alone.
 
         Returns:
             True: what is left of the batch is `ReplicaView.prefilling`. False: nothing was taken,

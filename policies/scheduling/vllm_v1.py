@@ -105,11 +105,11 @@ class VllmV1:
     ) -> tuple[bool, bool]:
         """Returns whether anyone was preempted, and whether a prefill chunk was computed."""
         takes_last = isinstance(self.victim, LastAdmitted)
-        if step.take_decodes(alone=not takes_last):
+        if step.take_decodes(last_gives_way=takes_last):
             queue = list(view.prefilling)
         else:
             queue = list(view.running)
-        preempted = prefilled = False
+        preempted, prefilled = step.preempted, False
         i = 0
         while i < len(queue) and step.budget > 0:
             seq = queue[i]

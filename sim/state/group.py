@@ -66,6 +66,11 @@ class DecodeGroup:
         """Blocks that step *step* takes."""
         return self._counts[step % self._block_size]
 
+    def needs_block(self, seq: Sequence, step: int) -> bool:
+        """Whether step *step* takes a block for the member *seq*."""
+        assert seq.base is not None
+        return (step - seq.base) % self._block_size == 0
+
     def context_tokens(self, step: int) -> int:
         """KV tokens that the members read in step *step*, their new ones included."""
         return self.size * (step + 1) - self._base_sum

@@ -73,7 +73,7 @@ class Replica:
         self._leaves: dict[int, list[Sequence]] = {}  # step -> members to leave before it
         self._edges: list[int] = []  # heap of the keys of both
         self._lag = 1 if limits.async_scheduling else 0
-        self._defers = bool(self._lag) and connector is not None and connector.writes
+        self.defers = bool(self._lag) and connector is not None and connector.writes
         #: ended, to be released when the step is computed
         self._fenced: deque[tuple[int, Sequence]] = deque()
         self._admitted = 0
@@ -145,7 +145,7 @@ class Replica:
         if self._leaves:
             for seq in self._leaves.pop(self.step_index, ()):
                 if seq.base is not None and seq.fin == self.step_index - 1:  # else it left since
-                    self._leave_group(seq)
+                    self.leave_group(seq)
         if self.pool.displaced:
             self.pool.displaced = False
             self.spread_group()
@@ -214,7 +214,7 @@ class Replica:
         ended = [chunk.seq for chunk in plan.chunks if self._account(chunk, now)]
         self.last_finish_ps = now
         for seq in self._ends.pop(last, ()):
-            self._leave_group(seq)
+            self.leave_group(seq)
             seq.known = seq.last_token
             ended.append(seq)
         if len(ended) > 1:
@@ -227,7 +227,7 @@ class Replica:
         self.settle()
         if seq.status is Status.RUNNING:
             if seq.base is not None:
-                self._leave_group(seq)
+                self.leave_group(seq)
             del self.running[seq]
             self.explicit.pop(seq, None)
         else:
@@ -263,7 +263,7 @@ class Replica:
     def holds_in_flight(self, seq: Sequence) -> bool:
         """Whether a step in flight may still touch blocks of *seq* that KV from elsewhere could
         be written into (vLLM `_request_blocks_can_be_freed`)."""
-        return self._defers and seq.in_flight > 0
+        return self.defers and seq.in_flight > 0
 
     # ---- what the step builder calls ------------------------------------------------------------
 
@@ -427,11 +427,10 @@ class Replica:
         blank = pool.free - pool.cached_idle
         return pool.total - pool.free + more, pool.cached_idle - max(0, more - blank)
 
-    def grow_group(self) -> None:
-        """Take the blocks of the group's step and index what it fills."""
+    def grow_group(self, growth: int) -> None:
+        """Take the *growth* blocks of the group's step and index what it fills."""
         step = self.step_index
         if self.pool.lazy:
-            growth = self.group.growth(step)
             if growth:
                 self.pool.grow(growth)
         else:
@@ -511,7 +510,7 @@ class Replica:
         stay = [seq for seq in self.running if seq.base is not None or seq in self.explicit]
         for seq in stay:
             if seq.base is not None:
-                self._leave_group(seq)
+                self.leave_group(seq)
         self.explicit = dict.fromkeys(stay)
 
     def _try_to_join(self, seq: Sequence) -> None:
@@ -534,7 +533,7 @@ class Replica:
             self._leaves.setdefault(edge, []).append(seq)
         heappush(self._edges, edge)
 
-    def _leave_group(self, seq: Sequence) -> None:
+    def leave_group(self, seq: Sequence) -> None:
         """*seq* gets fields of its own again, as if every step had updated them."""
         base = seq.base
         assert base is not None

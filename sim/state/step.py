@@ -39,27 +39,63 @@ class StepBuilder:
 
     # ---- the batch ------------------------------------------------------------------------------
 
-    def take_decodes(self, *, alone: bool) -> bool:
+    @property
+    def preempted(self) -> bool:
+        """Whether the step has preempted anyone."""
+        return bool(self.plan.preempted)
+
+    def take_decodes(self, *, last_gives_way: bool) -> bool:
         """Give every decoding request its token, if all fit and order cannot matter."""
         replica = self.replica
         group = replica.group
         if not group.size:
             return True
         growth = group.growth(replica.step_index)
+        if growth > replica.pool.free and self._can_give_way(last_gives_way):
+            growth = self._give_way(growth)
         if (
-            group.size > self.budget
-            or growth > replica.pool.free
-            or (replica.explicit and (alone or not replica.explicit_come_last()))
+            growth > replica.pool.free
+            or group.size > self.budget
+            or (replica.explicit and not (last_gives_way and replica.explicit_come_last()))
         ):
             replica.spread_group()
             return False
+        if not group.size:
+            return True
         self.budget -= group.size
         self.plan.group = group.size
         self.plan.group_context_tokens = group.context_tokens(replica.step_index)
         if replica.log_members:
             self.plan.members = [seq for seq in replica.running if seq.base is not None]
-        replica.grow_group()
+        replica.grow_group(growth)
         return True
+
+    def _can_give_way(self, last_gives_way: bool) -> bool:
+        replica = self.replica
+        return (
+            last_gives_way
+            and not replica.explicit
+            and replica.pool.lazy
+            and not replica.defers
+            and replica.group.size <= self.budget
+        )
+
+    def _give_way(self, growth: int) -> int:
+        """Preempt from the end of the batch until the group finds blocks; how many it still takes.
+
+        What the first members in line need is taken before anyone gives way, as one by one.
+        """
+        replica = self.replica
+        group, pool, step = replica.group, replica.pool, replica.step_index
+        while growth > pool.free:
+            growth -= pool.free
+            pool.grow(pool.free)
+            last = next(reversed(replica.running))
+            if last.base is not None:
+                growth -= group.needs_block(last, step)
+                replica.leave_group(last)
+            self.preempt(last)
+        return growth
 
     def wanted(self, seq: Sequence) -> int:
         """Tokens that would bring a running request up to date; 0 when it surely ends."""
