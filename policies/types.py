@@ -150,7 +150,7 @@ class ClusterView(Protocol):
         """The candidates, in order of id; never empty."""
 
     def prefix_hit_tokens(self, replica: ReplicaId, request: Request) -> int:
-        """Tokens of the prompt whose KV the replica held at its last snapshot."""
+        """Tokens of the prompt whose KV the replica holds now (routers follow KV events)."""
 
 
 @dataclass(frozen=True, slots=True)

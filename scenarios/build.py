@@ -59,9 +59,8 @@ def cluster(scenario: Scenario, found: Sequence[Pool], folders: Sequence[Path]) 
     policies = scenario.policies
     placement = policies.disaggregation or Choice("disaggregation", _placement(scenario))
     routing = policies.routing or Choice("routing", "round-robin")
-    named = len({pool.model.name for pool in found}) > 1
     return ClusterConfig(
-        pools=tuple(pool.config(policies, named=named) for pool in found),
+        pools=tuple(pool.config(policies) for pool in found),
         routing=routing.build(),
         disaggregation=placement.build(),
         kv_link=_link(scenario, folders),

@@ -67,12 +67,8 @@ class Pool:
         """KV bytes of a token, all GPUs of a replica together and nothing counted twice."""
         return self.model.kv_bytes_per_token(self.spec.kv_dtype)
 
-    def config(self, policies: PoliciesSpec, *, named: bool) -> PoolConfig:
-        """What the engine is told.
-
-        Args:
-            named: requests ask for models by name.
-        """
+    def config(self, policies: PoliciesSpec) -> PoolConfig:
+        """What the engine is told."""
         spec, engine = self.spec, self.spec.engine
         preset = PRESETS[engine.preset].policies
         order = policies.order
@@ -98,7 +94,7 @@ class Pool:
             make_eviction=eviction.build,
             kv_bytes_per_token=self.kv_bytes_per_token,
             order=None if order is None or order.name == preset["order"] else order.build(),
-            model=spec.model if named else "",
+            model=spec.model,
         )
 
     def row(self) -> dict[str, Any]:

@@ -66,7 +66,10 @@ class Step(Protocol):
     """
 
     budget: int  #: tokens that the step may still compute
-    preempted: bool  #: whether the step has preempted anyone
+
+    @property
+    def preempted(self) -> bool:
+        """Whether the step has preempted anyone."""
 
     def take_decodes(self, *, last_gives_way: bool) -> bool:
         """Give every decoding request its token, if all fit and order cannot matter.

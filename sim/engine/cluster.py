@@ -7,7 +7,6 @@ from collections.abc import Sequence as Seq
 from typing import Any, TypeAlias
 
 from ...policies.errors import InputError
-from ...policies.eviction.belady import Belady
 from ...policies.eviction.future import NextUse
 from ...policies.types import Picoseconds, ReplicaId, Request, Routable
 from ..net.link import FifoLink
@@ -68,8 +67,7 @@ class Cluster:
                 ids.append(len(self.servers))
                 self._pool_of.append(pool)
                 self.servers.append(self._server(pool, len(self.servers), leap))
-        block_size = config.pools[0].limits.block_size
-        self._explainer = MissExplainer(len(self.servers), block_size)
+        self._explainer = MissExplainer([pool.limits.block_size for pool in self._pool_of])
         self._answers: dict[int, Answer] = {}
         self._candidates: Seq[ReplicaId] = ()
         self._live: list[Routable] = [Live(server) for server in self.servers]
@@ -78,7 +76,7 @@ class Cluster:
 
     def _server(self, pool: PoolConfig, number: int, leap: bool) -> Server:
         eviction = pool.make_eviction()
-        if isinstance(eviction, Belady) and self._future is not None:
+        if eviction.promise.oracle and self._future is not None:
             eviction.attach(self._future)
         kv = make_pool(pool.limits, eviction)
         connector: Connector | None = None
@@ -120,14 +118,17 @@ class Cluster:
         request, chain = self._request(call)
         self.journal.arrived += 1
         self._chain = chain
+        if not any(
+            pool.model in ("", request.model) or not request.model for pool in self.config.pools
+        ):
+            self._refuse(request, f"no pool serves the model {request.model}", answer)
+            return
         placement = self.config.disaggregation.place(request, self, self._route(request))
         pool = self._pool_of[placement.prefill]
         final = self._pool_of[placement.decode] if placement.decode is not None else pool
         reason = _refusal(request, pool) or _refusal(request, final)
         if reason:
-            self.journal.refused(request, self.clock.now_ps, reason)
-            self._on_answer()
-            answer(CallResult(False, reason, 0))
+            self._refuse(request, reason, answer)
             return
         self._answers[request.id] = answer
         record = RequestRecord(request.arrival_ps)
@@ -138,6 +139,11 @@ class Cluster:
             seq = self._splitter.split(request, call.output_tokens, chain, placement, pool, final)
         seq.record = record
         self.servers[placement.prefill].submit(seq)
+
+    def _refuse(self, request: Request, reason: str, answer: Answer) -> None:
+        self.journal.refused(request, self.clock.now_ps, reason)
+        self._on_answer()
+        answer(CallResult(False, reason, 0))
 
     def _request(self, call: Call) -> tuple[Request, Chain]:
         prompt_tokens = sum(segment.tokens for segment in call.prompt)
@@ -213,8 +219,16 @@ class Cluster:
 
     def _route(self, request: Request) -> Callable[[Seq[ReplicaId]], ReplicaId]:
         def route(candidates: Seq[ReplicaId]) -> ReplicaId:
-            serving = [i for i in candidates if self._pool_of[i].model in ("", request.model)]
-            self._candidates = serving or candidates
+            model = request.model
+            self._candidates = [
+                i for i in candidates if not model or self._pool_of[i].model in ("", model)
+            ]
+            if not self._candidates:
+                raise InputError(
+                    f"the model {model} is served, but not by every kind of pool that a request "
+                    "needs",
+                    where="cluster.pools",
+                )
             chosen = self.config.routing.route(request, self)
             if chosen not in self._candidates:
                 raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from ...policies.types import Picoseconds, Request
@@ -56,13 +57,16 @@ class MissExplainer:
     have left since), *elsewhere* when only on another, *diverged* when its own text was computed
     before but behind another prefix, *rounding* when it was here but cannot be hit because only
     whole blocks are cached and one token is always computed, and else *never seen*.
+
+    Args:
+        block_sizes: tokens in a KV block, by replica.
     """
 
-    def __init__(self, replicas: int, block_size: int) -> None:
-        self._here = [Seen() for _ in range(replicas)]
-        self._anywhere = Seen() if replicas > 1 else None
+    def __init__(self, block_sizes: Seq[int]) -> None:
+        self._here = [Seen() for _ in block_sizes]
+        self._anywhere = Seen() if len(block_sizes) > 1 else None
         self._texts: dict[int, int] = {}  # content -> tokens of it ever computed
-        self._block_size = block_size
+        self._block_sizes = block_sizes
 
     def computed(self, replica: int, seq: Sequence, tokens: int) -> None:
         """The first *tokens* of *seq* are in the replica's KV."""
@@ -102,7 +106,7 @@ class MissExplainer:
         if self._anywhere is not None:
             anywhere = self._reach(self._anywhere, seq.chain, here, prompt)
         # what was here but fills no whole block that could have been hit
-        whole = min(here, prompt - 1) // self._block_size * self._block_size
+        whole = min(here, prompt - 1) // self._block_sizes[replica] * self._block_sizes[replica]
         at = hit_tokens
         if here > at:
             at = self._book(misses, 1 if whole > at else 4, at, here, cost)
