@@ -393,8 +393,10 @@ class ExtentPool:
 
     def _displace(self, parent: Node, kid: Node) -> None:
         """Take the place of a member that has filled nothing of the node yet."""
-        assert kid.grower is not None
-        kid.grower.node = parent if parent is not self._root else None
+        member = kid.grower
+        assert member is not None
+        member.node = parent if parent is not self._root else None
+        member.committed = kid.first
         del parent.kids[kid.key]
         self.displaced = True
 
