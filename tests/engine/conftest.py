@@ -208,11 +208,11 @@ EVICTIONS: dict[str, Callable[[], Any]] = {
     "random": lambda: registry.eviction.get("random")(seed=3),
     "gdsf": lambda: registry.eviction.get("gdsf")(),
     "length-aware": lambda: registry.eviction.get("length-aware")(),
-    "session-ttl": lambda: registry.eviction.get("session-ttl")(factor=1.0, min_s=0.0, max_s=1e-7),
+    "session-ttl": lambda: registry.eviction.get("session-ttl")(factor=1.0, min_s=0.0, max_s=10.0),
 }
 ROUTERS = ["round-robin", "random", "least-outstanding", "power-of-two", "session-sticky"]
 ROUTERS.append("prefix-aware")
-PS_OF_STEPS = 1000  #: about one step of the random cases
+U = 10**8  #: a step of the random cases takes about 1000 of these, 0.1 s
 
 
 def random_case(rng: Random, *, by_block: bool | None = None) -> Case:
@@ -263,10 +263,10 @@ def random_case(rng: Random, *, by_block: bool | None = None) -> Case:
         [],
         cost=rng.choice(
             (
-                LinearCost(1000, 10, 5, 1),
-                LinearCost(1000),
-                LinearCost(700, 100, 0, 3),
-                SteppedCost(900, 1, 17),
+                LinearCost(1000 * U, 10 * U, 5 * U, U),
+                LinearCost(1000 * U),
+                LinearCost(700 * U, 100 * U, 0, 3 * U),
+                SteppedCost(900 * U, U, 17),
             )
         ),
         replicas=rng.choice((1, 1, 2, 3)),
@@ -276,8 +276,8 @@ def random_case(rng: Random, *, by_block: bool | None = None) -> Case:
         eviction=eviction,
         scheduler=scheduler,
         priority=rng.random() < 0.2,
-        link=LinkConfig(rng.choice((0, 500, 7000)), rng.choice((10**9, 10**12))),
-        signal_age_ps=rng.choice((0, 0, 700, 5000)),
+        link=LinkConfig(rng.choice((0, 500, 7000)) * U, rng.choice((10, 10**4))),
+        signal_age_ps=rng.choice((0, 0, 700, 5000)) * U,
         kv_bytes_per_token=rng.choice((1, 37)),
         resources={"cpu": rng.choice((1, 2))},
     )
@@ -288,13 +288,27 @@ def random_case(rng: Random, *, by_block: bool | None = None) -> Case:
 def _arrivals(rng: Random, case: Case) -> list[tuple[int, Call | Script]]:
     contents = count(100)
     at, out = 0, []
+    calls: list[Call] = []
     for session in range(rng.choice((1, 3, 6, 12))):
-        at += rng.choice((0, 0, 1, 1000, 1005, 3000, 40_000))
+        at += rng.choice((0, 0, 1, 1000, 1005, 3000, 40_000)) * U
         if rng.random() < 0.5:
-            out.append((at, _call(rng, case, contents, -1, 0)))
-        else:
             out.append((at, _script(rng, case, contents, session, 2)))
+            continue
+        call = _call(rng, case, contents, -1, 0)
+        if calls and rng.random() < 0.5:
+            call = _echo(rng, call, rng.choice(calls))
+        calls.append(call)
+        out.append((at, call))
     return out
+
+
+def _echo(rng: Random, call: Call, other: Call) -> Call:
+    """A client that knows what *other* is answered, perhaps before it is; or asks the same."""
+    if rng.random() < 0.3:
+        return other
+    quoted = rng.choice((1, 3, 8, 20))
+    prompt = (*other.prompt, Segment(other.output_content, 0, quoted, "answer"), *call.prompt)
+    return call._replace(prompt=prompt, lora=other.lora, salt=other.salt, items=other.items)
 
 
 def _call(rng: Random, case: Case, contents: Iterator[int], session: int, turn: int) -> Call:
@@ -321,7 +335,7 @@ def _call(rng: Random, case: Case, contents: Iterator[int], session: int, turn: 
         lora=rng.choice(("", "", "", "x", "y")),
         salt=rng.choice(("", "", "", "s")),
         items=items,
-        tool_time_s=rng.choice((-1.0, 0.0, 5e-9, 5e-8)),
+        tool_time_s=rng.choice((-1.0, 0.0, 0.5, 5.0)),
     )
 
 
@@ -331,9 +345,10 @@ def _script(rng: Random, case: Case, contents: Iterator[int], session: int, dept
         steps.append(("call", _call(rng, case, contents, session, turn), rng.random() < 0.7))
         kind = rng.choice(("sleep", "use", "together", "", ""))
         if kind == "sleep":
-            steps.append(("sleep", rng.choice((0, 1, 1000, 20_000))))
+            steps.append(("sleep", rng.choice((0, 1, 1000, 20_000)) * U))
         elif kind == "use":
-            steps.append(("use", "cpu", rng.choice((0, 900, 9000)), rng.choice((None, 1000))))
+            held, limit = rng.choice((0, 900, 9000)) * U, rng.choice((None, 1000 * U))
+            steps.append(("use", "cpu", held, limit))
         elif kind == "together" and depth:
             parts = [_script(rng, case, contents, session, depth - 1) for _ in range(2)]
             steps.append(("together", parts))
