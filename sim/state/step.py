@@ -32,7 +32,7 @@ class StepBuilder:
         self.budget = replica.limits.max_num_batched_tokens
         self.plan = StepPlan(replica.step_index)
         self._taken: dict[Sequence, Chunk] = {}
-        self._aside: list[Sequence] = []
+        self._aside: dict[Sequence, None] = {}
         self._prefixes: dict[Sequence, tuple[Hit | None, Remote]] = {}
         self._encoder_budget = replica.limits.encoder_budget or UNLIMITED
         self._items: dict[Sequence, list[int]] = {}
@@ -48,6 +48,8 @@ class StepBuilder:
         """Give every decoding request its token, if all fit and order cannot matter."""
         replica = self.replica
         group = replica.group
+        if self.plan.group:
+            raise IllegalPlanError(f"the {self.plan.group} decodes of this step are taken already")
         if not group.size:
             return True
         growth = group.growth(replica.step_index)
@@ -65,6 +67,7 @@ class StepBuilder:
         self.budget -= group.size
         self.plan.group = group.size
         self.plan.group_context_tokens = group.context_tokens(replica.step_index)
+        self._prefixes.clear()
         if replica.log_members:
             self.plan.members = [seq for seq in replica.running if seq.base is not None]
         replica.grow_group(growth)
@@ -100,6 +103,8 @@ class StepBuilder:
     def wanted(self, seq: Sequence) -> int:
         """Tokens that would bring a running request up to date; 0 when it surely ends."""
         if seq.base is not None:
+            if self.plan.group:
+                return 0  # it has its token
             self.replica.spread_group()
         placeholders = seq.placeholders
         if (
@@ -127,6 +132,7 @@ class StepBuilder:
         if slots > seq.blocks:
             replica.pool.acquire(seq, None, slots)
         replica.pool.commit(seq, min(seq.computed + tokens, seq.known))
+        self._prefixes.clear()
         drafts = 0
         if seq.drafts:
             drafts = seq.computed + tokens - seq.known - seq.placeholders
@@ -155,6 +161,7 @@ class StepBuilder:
             items = self._items.pop(seq, ())
             self._encoder_budget += sum(seq.request.items[i].tokens for i in items)
         replica.preempt(seq)
+        self._prefixes.clear()
         self.plan.preempted.append(seq)
         return True
 
@@ -189,13 +196,19 @@ class StepBuilder:
 
     def put_aside(self, seq: Sequence) -> None:
         """Pass over a waiting request in this step; it keeps its place in the line."""
+        self._check_waiting(seq, "put aside")
         self.replica.leave_line(seq)
         self.replica.deferred[seq] = None
-        self._aside.append(seq)
+        self._aside[seq] = None
+
+    def _check_waiting(self, seq: Sequence, what: str) -> None:
+        if seq.status in (Status.RUNNING, Status.FINISHED) or seq in self._aside:
+            raise IllegalPlanError(f"{seq} cannot be {what}: it is not in the waiting line")
 
     def prefix(self, seq: Sequence) -> Prefix | None:
         """What of its prompt is there already; None: not known yet (put aside)."""
         replica = self.replica
+        self._check_waiting(seq, "looked up")
         if seq.computed:
             self._prefixes[seq] = (None, _NOTHING)
             return Prefix(seq.computed, False, False)
@@ -226,9 +239,14 @@ class StepBuilder:
         self, seq: Sequence, tokens: int, *, whole: bool, watermark: float, drafts: int = 0
     ) -> bool:
         """Move a waiting request into the batch and compute *tokens* of it."""
-        if not 0 < tokens <= self.budget or seq not in self._prefixes:
-            raise IllegalPlanError(f"{tokens} tokens of {seq}: the step has {self.budget}")
         replica = self.replica
+        left = self._left(seq, asynchronous=False) + drafts
+        most = min(self.budget, left)
+        if not 0 < tokens <= most or not 0 <= drafts <= replica.limits.num_spec_tokens:
+            raise IllegalPlanError(
+                f"{tokens} tokens of {seq}, {drafts} of them drafts: "
+                f"{left} are left to compute, the step has {self.budget}"
+            )
         if len(replica.running) >= replica.limits.max_num_seqs:
             raise IllegalPlanError(f"{seq} cannot be admitted: {len(replica.running)} are running")
         start = self._allocate(seq, tokens, whole, watermark, reserved=0)
@@ -249,6 +267,7 @@ class StepBuilder:
     def load(self, seq: Sequence, *, whole: bool, watermark: float) -> bool:
         """Start fetching its remote KV; it waits outside the batch."""
         replica = self.replica
+        self._left(seq, asynchronous=True)
         reserved = sum(replica.remaining_blocks(other) for other in replica.inflight_prefills)
         if replica.limits.num_spec_tokens:
             reserved += -(-replica.limits.num_spec_tokens // replica.limits.block_size)
@@ -261,8 +280,20 @@ class StepBuilder:
         seq.status = Status.LOADING
         replica.inflight_prefills[seq] = None
         replica.deferred[seq] = None
-        self._aside.append(seq)
+        self._aside[seq] = None
         return True
+
+    def _left(self, seq: Sequence, *, asynchronous: bool) -> int:
+        """Known tokens of a waiting request that its prefix leaves to compute."""
+        found = self._prefixes.get(seq)
+        if found is None:
+            raise IllegalPlanError(f"{seq}: ask for its prefix before, and after any change of KV")
+        hit, remote = found
+        if remote.asynchronous != asynchronous:
+            call = "load" if remote.asynchronous else "admit"
+            raise IllegalPlanError(f"{seq} needs {call}(): {remote.tokens} tokens come later")
+        cached = hit.blocks * self.replica.limits.block_size if hit is not None else seq.computed
+        return seq.known - cached - remote.tokens
 
     def _allocate(
         self, seq: Sequence, tokens: int, whole: bool, watermark: float, reserved: int
@@ -298,6 +329,7 @@ class StepBuilder:
             self.plan.admissions.append(
                 Admission(seq, seq.known, start - remote.tokens, remote, seq.preemptions > 0)
             )
+        self._prefixes.clear()
 
     # ---- the encoder ----------------------------------------------------------------------------
 
@@ -348,7 +380,7 @@ class StepBuilder:
         """Put the passed-over requests back and hand the plan to the replica."""
         replica, plan = self.replica, self.plan
         if self._aside:
-            replica.put_aside_back(self._aside)
+            replica.put_aside_back(list(self._aside))
         if self._items:
             plan.encoder = list(self._items.items())
         if replica.encoder.evicting:
