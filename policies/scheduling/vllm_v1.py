@@ -192,8 +192,8 @@ class VllmV1:
         tokens = left + drafts
         if drafts and tokens > step.budget:
             return 0, 0
-        if 0 < cap < tokens:
-            tokens = cap
+        if 0 < cap < tokens:  # vLLM stops with an assertion where that cuts the padding
+            tokens, drafts = min(cap, left), 0
         if not self.chunked_prefill and tokens > step.budget:
             return 0, 0
         return min(tokens, step.budget), drafts

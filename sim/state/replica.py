@@ -62,6 +62,7 @@ class Replica:
         self.step_index = 0
         self.in_flight: deque[StepPlan] = deque()
         self.inflight_prefills: dict[Sequence, None] = {}
+        self.aside: dict[Sequence, None] = {}  # put aside in the step being planned
         self.deferred: dict[Sequence, None] = {}  # put aside and not admitted since
         self.sending: dict[Sequence, None] = {}  # finished, blocks still being read
         self.now: Picoseconds = 0
@@ -93,7 +94,7 @@ class Replica:
     @property
     def waiting_count(self) -> int:
         """Requests outside the batch, those whose KV is on its way included."""
-        return len(self.waiting) + len(self.holding)
+        return len(self.waiting) + len(self.holding) + len(self.aside)
 
     @property
     def waiting_ready_count(self) -> int:
@@ -314,11 +315,16 @@ class Replica:
         line = self.holding if any(other is seq for other in self.holding) else self.waiting
         line.remove(seq)
 
-    def put_aside_back(self, aside: list[Sequence]) -> None:
+    def put_aside_back(self) -> None:
         """Requests that a step passed over return to the front, those that own KV apart."""
-        owners = [seq for seq in aside if seq.computed or seq.status is Status.LOADING]
+        owners: list[Sequence] = []
+        others: list[Sequence] = []
+        for seq in self.aside:
+            owns = seq.computed or seq.status is Status.LOADING
+            (owners if owns else others).append(seq)
+        self.aside = {}
         self.holding.put_aside_back(owners)
-        self.waiting.put_aside_back(seq for seq in aside if seq not in owners)
+        self.waiting.put_aside_back(others)
 
     def remaining_blocks(self, seq: Sequence) -> int:
         """Blocks that a prefill in flight still needs, and those of its first decode."""

@@ -85,7 +85,9 @@ class Sequence:
     @property
     def known_tokens(self) -> int:
         """Prompt plus every token sampled so far."""
-        return self.known if self.base is None else self.replica.known_in_group(self)
+        if self.base is None:
+            return self.known
+        return self.computed_tokens + 1 - len(self.replica.in_flight)
 
     def __repr__(self) -> str:
         return f"<Sequence {self.id} {self.status.name} {self.computed_tokens} computed>"

@@ -32,7 +32,6 @@ class StepBuilder:
         self.budget = replica.limits.max_num_batched_tokens
         self.plan = StepPlan(replica.step_index)
         self._taken: dict[Sequence, Chunk] = {}
-        self._aside: dict[Sequence, None] = {}
         self._prefixes: dict[Sequence, tuple[Hit | None, Remote]] = {}
         self._encoder_budget = replica.limits.encoder_budget or UNLIMITED
         self._items: dict[Sequence, list[int]] = {}
@@ -199,10 +198,10 @@ class StepBuilder:
         self._check_waiting(seq, "put aside")
         self.replica.leave_line(seq)
         self.replica.deferred[seq] = None
-        self._aside[seq] = None
+        self.replica.aside[seq] = None
 
     def _check_waiting(self, seq: Sequence, what: str) -> None:
-        if seq.status in (Status.RUNNING, Status.FINISHED) or seq in self._aside:
+        if seq.status in (Status.RUNNING, Status.FINISHED) or seq in self.replica.aside:
             raise IllegalPlanError(f"{seq} cannot be {what}: it is not in the waiting line")
 
     def prefix(self, seq: Sequence) -> Prefix | None:
@@ -241,8 +240,8 @@ class StepBuilder:
         """Move a waiting request into the batch and compute *tokens* of it."""
         replica = self.replica
         left = self._left(seq, asynchronous=False) + drafts
-        most = min(self.budget, left)
-        if not 0 < tokens <= most or not 0 <= drafts <= replica.limits.num_spec_tokens:
+        most = min(replica.limits.num_spec_tokens, tokens - 1)
+        if not 0 < tokens <= min(self.budget, left) or not 0 <= drafts <= most:
             raise IllegalPlanError(
                 f"{tokens} tokens of {seq}, {drafts} of them drafts: "
                 f"{left} are left to compute, the step has {self.budget}"
@@ -280,7 +279,7 @@ class StepBuilder:
         seq.status = Status.LOADING
         replica.inflight_prefills[seq] = None
         replica.deferred[seq] = None
-        self._aside[seq] = None
+        replica.aside[seq] = None
         return True
 
     def _left(self, seq: Sequence, *, asynchronous: bool) -> int:
@@ -379,8 +378,8 @@ class StepBuilder:
     def close(self) -> StepPlan:
         """Put the passed-over requests back and hand the plan to the replica."""
         replica, plan = self.replica, self.plan
-        if self._aside:
-            replica.put_aside_back(list(self._aside))
+        if replica.aside:
+            replica.put_aside_back()
         if self._items:
             plan.encoder = list(self._items.items())
         if replica.encoder.evicting:
