@@ -133,7 +133,7 @@ class Sampler:
             )
         self._samples += 1
         if self._samples >= MOST_SAMPLES:
-            self._samples = (self._samples + 1) // 2
+            self._samples //= 2
             self._interval_ps *= 2
             series.keep_every_other(len(self._servers))
         if busy and not self._clock.quiet:

@@ -13,7 +13,7 @@ from .sequence import Sequence
 class WaitingQueue(Protocol):
     """What the scheduler's host needs of a waiting line."""
 
-    fifo: bool
+    dynamic: bool  #: its order may change with time alone
 
     def add(self, seq: Sequence) -> None:
         """A new request joins the line."""
@@ -37,7 +37,7 @@ class WaitingQueue(Protocol):
 class FifoQueue(deque[Sequence]):
     """First come, first served, as vLLM's FCFSRequestQueue."""
 
-    fifo = True
+    dynamic = False
     add = deque.append
     put_back = deque.appendleft
     pop = deque.popleft
@@ -57,10 +57,8 @@ class FifoQueue(deque[Sequence]):
 class OrderedQueue:
     """Smallest key first; equal keys by order of arrival (request id)."""
 
-    fifo = False
-
     def __init__(self, key: Callable[[Sequence], tuple[Any, ...]], *, dynamic: bool) -> None:
-        self._key, self._dynamic = key, dynamic
+        self._key, self.dynamic = key, dynamic
         self._heap: list[tuple[tuple[Any, ...], int, Sequence]] = []
 
     def add(self, seq: Sequence) -> None:
@@ -89,7 +87,7 @@ class OrderedQueue:
 
     def refresh(self) -> None:
         """Compute the keys again if the order's keys move with time."""
-        if self._dynamic:
+        if self.dynamic:
             self._heap = [(self._key(seq), seq.id, seq) for _, _, seq in self._heap]
             heapify(self._heap)
 

@@ -80,9 +80,11 @@ class Columns:
         return len(self._rows)
 
     def keep_every_other(self, group: int) -> None:
-        """Drop every second group of *group* rows (a sampler that halves its rate)."""
-        rows = self._rows
-        self._rows = [row for i, row in enumerate(rows) if (i // group) % 2 == 0]
+        """Drop the first of every two groups of *group* rows (a sampler that halves its rate).
+
+        Samples are taken at multiples of an interval, so those that stay are multiples of two.
+        """
+        self._rows = [row for i, row in enumerate(self._rows) if (i // group) % 2]
 
     def arrays(self, *, sort_by: int | None = None) -> dict[str, np.ndarray[Any, Any]]:
         """The columns; with *sort_by*, ordered by that column."""

@@ -182,6 +182,7 @@ class Replica:
         if (
             not plan.pure_decode
             or self.unsettled
+            or (self.waiting.dynamic and self.waiting_count > 1)
             or (before is not plan and (not before.pure_decode or before.index in self._ends))
             or not self.scheduler.repeats(self)
         ):

@@ -1,4 +1,4 @@
-"""The step is a transaction: every call is checked, an illegal one says what is wrong in numbers."""
+"""The step is a transaction: every call is checked, illegal ones say in numbers what is wrong."""
 
 from __future__ import annotations
 
