@@ -332,8 +332,8 @@ def _call(rng: Random, case: Case, contents: Iterator[int], session: int, turn: 
         turn=turn,
         priority=rng.randrange(3),
         kind="agent" if session >= 0 else "chat",
-        lora=rng.choice(("", "", "", "x", "y")),
-        salt=rng.choice(("", "", "", "s")),
+        lora=rng.choice(("",) * 8 + ("x", "y")),
+        salt=rng.choice(("",) * 9 + ("s",)),
         items=items,
         tool_time_s=rng.choice((-1.0, 0.0, 0.5, 5.0)),
     )
