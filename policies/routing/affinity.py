@@ -13,19 +13,24 @@ from .base import Router, outstanding
 @routing("session-sticky")
 @dataclass
 class SessionSticky(Router):
-    """A session stays on the replica that its first request went to, the least loaded one then."""
+    """A session stays on the replica that its first request went to, the least loaded one then.
+
+    It has one such home in each pool that its requests are routed in (prefill, decode).
+    """
 
     promise: ClassVar[Promise] = Promise()
-    _home: dict[int, ReplicaId] = field(default_factory=dict, init=False, repr=False)
+    _homes: dict[int, list[ReplicaId]] = field(default_factory=dict, init=False, repr=False)
 
     def route(self, request: Request, cluster: ClusterView) -> ReplicaId:
         """The session's home; requests without a session go to the least loaded replica."""
-        home = self._home.get(request.session)
-        if home is not None and any(replica.id == home for replica in cluster.replicas):
-            return home
-        chosen = min(cluster.replicas, key=outstanding).id
+        replicas = cluster.replicas
+        homes = self._homes.get(request.session, ())
+        for home in homes:
+            if any(replica.id == home for replica in replicas):
+                return home
+        chosen = min(replicas, key=outstanding).id
         if request.session >= 0:
-            self._home[request.session] = chosen
+            self._homes[request.session] = [*homes, chosen]
         return chosen
 
 

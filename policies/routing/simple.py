@@ -13,17 +13,18 @@ from .base import Router, outstanding
 @routing("round-robin")
 @dataclass
 class RoundRobin(Router):
-    """Each replica in turn."""
+    """Each replica in turn; prefill and decode pools take turns of their own."""
 
     promise: ClassVar[Promise] = Promise()
-    _next: int = field(default=0, init=False, repr=False)
+    _turns: dict[tuple[ReplicaId, int], int] = field(default_factory=dict, init=False, repr=False)
 
     def route(self, request: Request, cluster: ClusterView) -> ReplicaId:
         """The next replica in order of id."""
         replicas = cluster.replicas
-        chosen = replicas[self._next % len(replicas)]
-        self._next += 1
-        return chosen.id
+        pool = replicas[0].id, len(replicas)
+        turn = self._turns.get(pool, 0)
+        self._turns[pool] = turn + 1
+        return replicas[turn % len(replicas)].id
 
 
 @routing("random")
