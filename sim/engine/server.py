@@ -100,8 +100,14 @@ class Server:
             return  # the leap was cut
         self._wake = None
         self._effort.events += 1
-        replica, now = self.replica, self._clock.now_ps
-        plans = replica.in_flight
+        now = self._clock.now_ps
+        self._settle(now)
+        self._deliver()
+        self._plan(now)
+
+    def _settle(self, now: Picoseconds) -> None:
+        """Account for the steps in flight that have ended."""
+        plans = self.replica.in_flight
         while plans:
             plan, span = plans[0], self._spans[0]
             if span.end_ps <= now:
@@ -115,15 +121,18 @@ class Server:
             span.start_ps = now
             span.first_ps += steps * span.growth_ps
             break
+
+    def _deliver(self) -> None:
+        """What came in since the last boundary goes to the replica, what ended to its clients."""
         if self._inbox:
             messages, self._inbox = self._inbox, []
             for message in messages:
                 message()
+        replica = self.replica
         if replica.finished:
             ended, replica.finished = replica.finished, []
             for seq in ended:
                 self._on_end(seq)
-        self._plan(now)
 
     def _finish(self, plan: StepPlan, span: Span, steps: int, end: Picoseconds) -> None:
         effort = self._effort
