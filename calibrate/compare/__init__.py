@@ -1,0 +1,1 @@
+"""A simulated run beside a measured one: loaders, figures, errors, rankings."""
