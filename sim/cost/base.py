@@ -48,6 +48,12 @@ class StepCost(Protocol):
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
         """What computing *tokens* prompt tokens after *context_tokens* adds to a busy step."""
 
+    def joint_ps(self, tokens: int) -> Picoseconds:
+        """What data-parallel ranks compute and exchange together in a step of *tokens* in all.
+
+        The other methods price one rank's own part; 0 where ranks share nothing.
+        """
+
     @property
     def source(self) -> str:
         """Where the numbers come from, e.g. "datasheet roofline"; one line for the report."""

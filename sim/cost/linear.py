@@ -14,6 +14,8 @@ from .roofline import UNBOUNDED
 class LinearCost:
     """base + a * prefill tokens + b * sequences + c * KV tokens read, in integer picoseconds.
 
+    Data-parallel ranks together: d * tokens of all ranks.
+
     KV tokens read are the context of decodes and, for a chunk, the tokens before it and its own.
     Nothing else has a price: neither sampled rows nor images.
 
@@ -25,10 +27,11 @@ class LinearCost:
     per_prefill_token_ps: Picoseconds = 0
     per_sequence_ps: Picoseconds = 0
     per_context_token_ps: Picoseconds = 0
+    per_joint_token_ps: Picoseconds = 0
 
     def __post_init__(self) -> None:
         rates = (self.per_prefill_token_ps, self.per_sequence_ps, self.per_context_token_ps)
-        if self.base_ps < 1 or min(rates) < 0:
+        if self.base_ps < 1 or min(*rates, self.per_joint_token_ps) < 0:
             raise InputError("base_ps must be at least 1 and no rate negative", where="linear cost")
 
     @property
@@ -59,3 +62,7 @@ class LinearCost:
         """What the tokens and the context they read add to a step that runs anyway."""
         context = self.per_context_token_ps * (tokens + context_tokens)
         return self.per_prefill_token_ps * tokens + (context if tokens else 0)
+
+    def joint_ps(self, tokens: int) -> Picoseconds:
+        """The same time for every token of every rank."""
+        return self.per_joint_token_ps * tokens

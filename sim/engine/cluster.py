@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from ...policies.errors import InputError
 from ...policies.eviction.future import NextUse
@@ -23,11 +23,13 @@ from ..state.session import Call, CallResult
 from .clock import Clock
 from .config import ClusterConfig, Effort, PoolConfig
 from .journal import Journal, RequestRecord
+from .lockstep import Lockstep, Rank
 from .reports import Live, Report
 from .server import Server
 from .split import PullConnector, Splitter
 
 Answer: TypeAlias = Callable[[CallResult], Any]
+S = TypeVar("S", bound=Server)
 
 
 class Cluster:
@@ -64,9 +66,15 @@ class Cluster:
         for pool in config.pools:
             ids = {"both": self.mixed, "prefill": self.prefill, "decode": self.decode}[pool.role]
             for _ in range(pool.replicas):
-                ids.append(len(self.servers))
-                self._pool_of.append(pool)
-                self.servers.append(self._server(pool, len(self.servers), leap))
+                numbers = range(len(self.servers), len(self.servers) + pool.ranks)
+                ids.extend(numbers)
+                self._pool_of += [pool] * pool.ranks
+                if pool.ranks == 1:
+                    self.servers.append(self._server(Server, pool, numbers[0], leap))
+                else:
+                    ranks = [self._server(Rank, pool, number, leap) for number in numbers]
+                    Lockstep(clock, ranks, effort, leap=leap)
+                    self.servers += ranks
         self._explainer = MissExplainer([pool.limits.block_size for pool in self._pool_of])
         self._answers: dict[int, Answer] = {}
         self._candidates: Seq[ReplicaId] = ()
@@ -74,7 +82,7 @@ class Cluster:
         self._reports: list[Routable] = []
         self._chain: Chain | None = None
 
-    def _server(self, pool: PoolConfig, number: int, leap: bool) -> Server:
+    def _server(self, kind: type[S], pool: PoolConfig, number: int, leap: bool) -> S:
         eviction = pool.make_eviction()
         if eviction.promise.oracle and self._future is not None:
             eviction.attach(self._future)
@@ -92,7 +100,7 @@ class Cluster:
             connector=connector,
             gaps=self.gaps,
         )
-        return Server(
+        return kind(
             self.clock,
             number,
             replica,

@@ -21,6 +21,7 @@ class PoolConfig:
 
     Attributes:
         role: what they may do.
+        ranks: data-parallel schedulers of one replica, which step together; each routes apart.
         limits: their engine; ``limits.max_model_len`` must fit in their KV.
         cost: step times.
         make_scheduler: a fresh policy per replica.
@@ -40,6 +41,7 @@ class PoolConfig:
     kv_bytes_per_token: int
     order: Order | None = None
     model: str = ""
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)

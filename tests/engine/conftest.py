@@ -71,6 +71,9 @@ class SteppedCost:
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
         return self._linear.prefill_ps(tokens, context_tokens)
 
+    def joint_ps(self, tokens: int) -> Picoseconds:
+        return 0
+
 
 class Clients:
     """A workload from a list of arrivals."""
@@ -122,6 +125,7 @@ class Case:
     arrivals: list[tuple[int, Call | Script]]
     cost: Any = field(default_factory=lambda: LinearCost(1000, 10, 5, 1))
     replicas: int = 1
+    ranks: int = 1  # data-parallel, of each replica
     decoders: int = 0  # above 0: static split, `replicas` prefill
     routing: str = "round-robin"
     seed: int = 0
@@ -146,6 +150,7 @@ class Case:
             make_eviction=self.eviction,
             kv_bytes_per_token=self.kv_bytes_per_token,
             order=Priority() if self.priority else None,
+            ranks=self.ranks,
         )
         pools = (pool,)
         if self.decoders:
