@@ -90,7 +90,7 @@ class RunFolder:
         """
         from ..reports.metrics import dumps, summarize
         from ..reports.page import write_report
-        from ..reports.tables import write_requests, write_series
+        from ..reports.tables import write_requests, write_series, write_steps
         from ..reports.terminal import render
 
         ended = {one.cell for one in outcome.finished}
@@ -127,6 +127,8 @@ class RunFolder:
             _write(partial / "timing.json", dumps({**timing, "cells": cell_times}))
             write_requests(partial / "requests.parquet", records)
             write_series(partial / "series.parquet", records)
+            if any(cell.steps is not None for cell in records):
+                write_steps(partial / "steps.parquet", records)
             if report:
                 write_report(
                     partial / "report.html", title, records, metrics, scenario, origin, command

@@ -38,6 +38,9 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print summary.json, only that.")] = False,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     leap: Annotated[bool, typer.Option(help="Leap over steps that repeat; same results.")] = True,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write steps.parquet: a row a step; never leaps.")
+    ] = False,
     fail: Annotated[bool, typer.Option(help="Leave with 3 where no cell meets the SLO.")] = True,
 ) -> int:
     """Simulate a scenario, or every cell of its `compare:` grid, and write a report.
@@ -60,13 +63,22 @@ def run(
     start = perf_counter()
     with ProgressView([cell.name for cell in cells], quiet=quiet) as view:
         outcome = runner.run_cells(
-            cells, source.folders, jobs=jobs or runner.cores(), leap=leap, listen=view.hear
+            cells,
+            source.folders,
+            jobs=jobs or runner.cores(),
+            leap=leap,
+            trace=trace,
+            listen=view.hear,
         )
     for error in dict.fromkeys(str(source.located(failed.error)) for failed in outcome.failed):
         complain(InfersimError(error))
     if not outcome.finished:
         return _code(outcome, None, fail=fail)
-    timing = {"wall_s": perf_counter() - start, "jobs": jobs or runner.cores(), "leap": leap}
+    timing = {
+        "wall_s": perf_counter() - start,
+        "jobs": jobs or runner.cores(),
+        "leap": leap and not trace,
+    }
     command = _command(scenario, set_, seed)
     written = target.write(cells, outcome, timing, command=command, report=report)
     if not quiet:

@@ -1,4 +1,4 @@
-"""requests.parquet and series.parquet: the records of every cell of a run in one file each."""
+"""requests.parquet, series.parquet, steps.parquet: records of all cells of a run, a file each."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ def write_requests(path: Path, cells: Sequence[CellRecords]) -> None:
 def write_series(path: Path, cells: Sequence[CellRecords]) -> None:
     """One row a sample and replica, ``cell`` first; otherwise as `write_requests`."""
     _write(path, [(cell.name, cell.series) for cell in cells], SERIES_COLUMNS)
+
+
+def write_steps(path: Path, cells: Sequence[CellRecords]) -> None:
+    """One row a step and replica of the cells that were traced; otherwise as `write_requests`."""
+    traced = [(cell.name, cell.steps) for cell in cells if cell.steps is not None]
+    types = {name: values.dtype for name, values in traced[0][1].items()}
+    columns = {name: "str" if dtype.kind == "O" else dtype.name for name, dtype in types.items()}
+    _write(path, traced, columns)
 
 
 def _write(

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
 
 from ..policies.errors import InputError
 from ..policies.types import PS_PER_S, Promise
 from ..sim.engine.config import ClusterConfig, Effort, LinkConfig, Progress, RunLimits
 from ..sim.engine.run import simulate
 from ..sim.state.content import Contents
-from ..sim.state.records import CellRecords
+from ..sim.state.records import CellRecords, GapHistogram
+from ..sim.state.steps import StepLog
 from ..sim.state.streams import Streams
 from .choice import Choice
 from .explain import PartError
@@ -23,6 +26,7 @@ from .schema.pool import PoolsSpec
 if TYPE_CHECKING:
     from .grid import Cell
     from .schema.scenario import Scenario
+    from .workload.built import BuiltWorkload
 
 
 class Simulated(NamedTuple):
@@ -30,6 +34,57 @@ class Simulated(NamedTuple):
 
     records: CellRecords
     effort: Effort
+
+
+class Played(Protocol):
+    """What a host leaves behind of a run; see `CellRecords` for each."""
+
+    @property
+    def requests(self) -> dict[str, np.ndarray[Any, Any]]: ...
+    @property
+    def series(self) -> dict[str, np.ndarray[Any, Any]]: ...
+    @property
+    def itl(self) -> GapHistogram: ...
+    @property
+    def totals(self) -> dict[str, int]: ...
+
+
+class Assembly(NamedTuple):
+    """One cell, ready for a host to play once.
+
+    Attributes:
+        pools: as in the scenario, with their capacity and cost.
+        config: the cluster.
+        workload: its clients.
+        limits: when to take no more work.
+    """
+
+    cell: Cell
+    pools: list[Pool]
+    config: ClusterConfig
+    workload: BuiltWorkload
+    limits: RunLimits
+
+    def records(self, played: Played, log: StepLog | None) -> CellRecords:
+        """The records of the cell, with its steps where they were logged."""
+        scenario, found = self.cell.scenario, self.pools
+        notes = [pool.capacity.note for pool in found if pool.capacity.note]
+        return CellRecords(
+            name=self.cell.name,
+            params=self.cell.params,
+            requests=played.requests,
+            series=played.series,
+            itl=played.itl,
+            totals=played.totals,
+            capacity=[pool.row() for pool in found],
+            notes=[*self.workload.notes, *notes],
+            cost_source="; ".join(sorted({pool.cost.source for pool in found})),
+            warm_up_ps=round(scenario.warm_up_s * PS_PER_S),
+            slo=scenario.slo.model_dump(exclude_none=True),
+            prices={"gpu_hour_usd": scenario.prices.gpu_hour_usd} if scenario.prices else {},
+            oracle=any(_promise(choice).oracle for choice in chosen(scenario)),
+            steps=None if log is None else log.arrays(),
+        )
 
 
 #: told now and then: simulated seconds, requests that ended, share done (NaN: not known)
@@ -86,11 +141,11 @@ def inputs(scenarios: Iterable[Scenario], folders: Sequence[Path]) -> dict[str, 
     return found
 
 
-def simulate_cell(cell: Cell, folders: Sequence[Path], *, leap: bool, progress: Told) -> Simulated:
-    """Simulate one cell from start to end.
+def assemble(cell: Cell, folders: Sequence[Path]) -> Assembly:
+    """Build the cluster and the workload of one cell.
 
     Raises:
-        InfersimError: whatever stops it.
+        InfersimError: something in it cannot be.
     """
     scenario, streams = cell.scenario, Streams(cell.scenario.seed)
     found = pools(scenario, folders)
@@ -98,30 +153,33 @@ def simulate_cell(cell: Cell, folders: Sequence[Path], *, leap: bool, progress: 
     config.routing.rng = streams.get("routing")
     context = min(pool.capacity.max_model_len for pool in found)
     workload = scenario.workload.build(streams, Contents(), folders, context)
-    limits = scenario.limits
+    limits = RunLimits(scenario.limits.requests, _picoseconds(scenario.limits.duration_s))
+    return Assembly(cell, found, config, workload, limits)
+
+
+def simulate_cell(
+    cell: Cell, folders: Sequence[Path], *, leap: bool, progress: Told, trace: bool = False
+) -> Simulated:
+    """Simulate one cell from start to end.
+
+    Args:
+        leap: take runs of equal steps as one event; the records are the same.
+        trace: keep a row of every step.
+
+    Raises:
+        InfersimError: whatever stops it.
+    """
+    made = assemble(cell, folders)
+    log = StepLog() if trace else None
     outcome = simulate(
-        config,
-        workload,
-        limits=RunLimits(limits.requests, _picoseconds(limits.duration_s)),
+        made.config,
+        made.workload,
+        limits=made.limits,
         leap=leap,
-        progress=lambda so_far: progress(*_told(so_far, limits.duration_s)),
+        progress=lambda so_far: progress(*_told(so_far, cell.scenario.limits.duration_s)),
+        trace=log,
     )
-    records = CellRecords(
-        name=cell.name,
-        params=cell.params,
-        requests=outcome.requests,
-        series=outcome.series,
-        itl=outcome.itl,
-        totals=outcome.totals,
-        capacity=[pool.row() for pool in found],
-        notes=[*workload.notes, *(pool.capacity.note for pool in found if pool.capacity.note)],
-        cost_source="; ".join(sorted({pool.cost.source for pool in found})),
-        warm_up_ps=round(scenario.warm_up_s * PS_PER_S),
-        slo=scenario.slo.model_dump(exclude_none=True),
-        prices={"gpu_hour_usd": scenario.prices.gpu_hour_usd} if scenario.prices else {},
-        oracle=any(_promise(choice).oracle for choice in chosen(scenario)),
-    )
-    return Simulated(records, outcome.effort)
+    return Simulated(made.records(outcome, log), outcome.effort)
 
 
 def chosen(scenario: Scenario) -> list[Choice]:

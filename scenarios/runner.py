@@ -74,6 +74,7 @@ class Job(NamedTuple):
     cell: Cell
     folders: tuple[Path, ...]
     leap: bool
+    trace: bool
 
 
 class Outcome(NamedTuple):
@@ -94,6 +95,7 @@ def run_cells(
     *,
     jobs: int,
     leap: bool = True,
+    trace: bool = False,
     listen: Listener = lambda event: None,
 ) -> Outcome:
     """Simulate every cell; what has ended is kept whatever happens to the others.
@@ -103,9 +105,10 @@ def run_cells(
         folders: what relative paths in the scenario are searched in.
         jobs: processes; with 1 (or one cell) all happens in this one.
         leap: False plans every step, for comparison.
+        trace: keep a row of every step; there are no leaps then.
         listen: is told of progress and of each end, in this process.
     """
-    work = [Job(i, cell, folders, leap) for i, cell in enumerate(cells)]
+    work = [Job(i, cell, folders, leap, trace) for i, cell in enumerate(cells)]
     ended: list[Ended] = []
 
     def hear(event: Tick | Ended) -> None:
@@ -144,6 +147,7 @@ def run_cell(job: Job, tell: Callable[[Tick], None]) -> Ended:
             job.cell,
             job.folders,
             leap=job.leap,
+            trace=job.trace,
             progress=lambda seconds, requests, share: tell(
                 Tick(job.number, seconds, requests, share)
             ),

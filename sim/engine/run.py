@@ -16,6 +16,7 @@ from ...policies.types import Picoseconds
 from ..state.content import Chains
 from ..state.records import GapHistogram
 from ..state.session import Arrival, Call, CallResult, Workload
+from ..state.steps import StepLog
 from .clock import ARRIVAL, SAMPLE, Clock
 from .cluster import Cluster
 from .config import ClusterConfig, Effort, Progress, RunLimits
@@ -50,6 +51,7 @@ class Run:
     Args:
         leap: take runs of equal decode steps as one event.
         check: verify the KV pools' books at every event (slow).
+        trace: gets a row for every step.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Run:
         leap: bool,
         progress: Callable[[Progress], None] | None,
         check: bool,
+        trace: StepLog | None,
     ) -> None:
         self._clock, self._journal, self._effort = Clock(), Journal(), Effort()
         self._limits, self._report = limits, progress
@@ -82,9 +85,12 @@ class Run:
             self._effort,
             chains,
             future,
-            leap=leap,
+            leap=leap and trace is None,
             on_answer=self._answered,
         )
+        if trace is not None:
+            for server in self.cluster.servers:
+                server.replica.trace(trace.replica(server.number))
         self._sampler = Sampler(self._clock, self.cluster.servers, self._journal)
         self._player = Player(self._clock, workload.resources, self.submit)
         self._age = config.signal_age_ps
@@ -225,6 +231,7 @@ def simulate(
     leap: bool = True,
     progress: Callable[[Progress], None] | None = None,
     check: bool = False,
+    trace: StepLog | None = None,
 ) -> Outcome:
     """Simulate *workload* on the cluster that *config* describes.
 
@@ -234,6 +241,7 @@ def simulate(
             byte, with and without.
         progress: called every few requests.
         check: verify the KV pools' books at every arrival and answer (slow).
+        trace: gets a row for every step; there are no leaps then, which changes no record.
 
     Raises:
         NoProgressError: requests are left that nothing can serve.
@@ -245,5 +253,6 @@ def simulate(
         leap=leap,
         progress=progress,
         check=check,
+        trace=trace,
     )
     return run.play()

@@ -7,7 +7,8 @@ from typing import Any
 
 from ...policies.errors import NoProgressError
 from ...policies.types import Picoseconds
-from ..cost.base import StepCost, StepShape
+from ..cost.base import StepCost
+from ..cost.shape import shape_of as shape_of
 from ..state.plan import StepPlan
 from ..state.replica import Replica
 from ..state.sequence import Sequence
@@ -142,6 +143,8 @@ class Server:
             self._log_gaps(plan.group, span, steps)
         self.last_end = end
         self.busy_ps += end - span.start_ps
+        if self.replica.log is not None:
+            self.replica.log.ended(span.start_ps, end)
         self.replica.finish(plan, end, steps)
 
     def _log_gaps(self, members: int, span: Span, steps: int) -> None:
@@ -208,21 +211,3 @@ class Server:
             return replica.step_index
         steps = self._spans[-1].steps_by(self._instant()) + self._depth - 1
         return plan.index + min(max(steps, 1), plan.repeat)
-
-
-def shape_of(plan: StepPlan) -> StepShape:
-    """The work of a plan that is not pure decode, as a cost model sees it."""
-    decodes, context = plan.group, plan.group_context_tokens
-    prefills: list[tuple[int, int]] = []
-    samples = plan.group
-    for chunk in plan.chunks:
-        if chunk.tokens == 1:
-            decodes += 1
-            context += chunk.start + 1
-        else:
-            prefills.append((chunk.tokens, chunk.start))
-        samples += chunk.samples * (1 + chunk.drafts)
-    image_tokens = sum(
-        seq.request.items[index].tokens for seq, items in plan.encoder for index in items
-    )
-    return StepShape(decodes, context, tuple(prefills), samples, image_tokens)

@@ -179,6 +179,7 @@ class CellRecords:
         prices: money: {"gpu_hour_usd": …} and the number of GPUs ("gpus"; default: counted
             from capacity), empty when not given.
         oracle: a policy of this cell sees the future: its figures are a bound, never "the best".
+        steps: columns of `sim.state.steps`, where the run was traced.
     """
 
     name: str
@@ -194,3 +195,4 @@ class CellRecords:
     slo: dict[str, float] = field(default_factory=dict)
     prices: dict[str, float] = field(default_factory=dict)
     oracle: bool = False
+    steps: dict[str, np.ndarray[Any, Any]] | None = None

@@ -19,6 +19,7 @@ from .queue import WaitingQueue
 from .records import GapHistogram
 from .sequence import Sequence, Status
 from .step import UNLIMITED, StepBuilder
+from .steps import ReplicaSteps
 
 _run_number = attrgetter("run_number")
 
@@ -67,6 +68,7 @@ class Replica:
         self.sending: dict[Sequence, None] = {}  # finished, blocks still being read
         self.now: Picoseconds = 0
         self.log_members = False
+        self.log: ReplicaSteps | None = None  #: set by `trace`; the host says when steps ended
         self.unsettled = False  # the last schedule met something that changes with each step
         self.finished: list[Sequence] = []  #: ended since the host last looked
         self._received: dict[Sequence, bool] = {}  # load done -> whether it failed
@@ -139,6 +141,10 @@ class Replica:
         seq.replica = self
         self.waiting.add(seq)
 
+    def trace(self, log: ReplicaSteps) -> None:
+        """Log every step from here on; the host must not leap."""
+        self.log, self.log_members = log, True
+
     def schedule(self, now: Picoseconds) -> StepPlan:
         """Let the policy plan the next step; a plan of 0 tokens is not executed."""
         self.now = self.pool.now = now
@@ -154,7 +160,10 @@ class Replica:
         self.waiting.refresh()
         step = StepBuilder(self)
         self.scheduler.schedule(self, step)
-        return step.close()
+        plan = step.close()
+        if self.log is not None:
+            self.log.planned(plan)
+        return plan
 
     def begin(self, plan: StepPlan) -> None:
         """The plan is closed and goes to the device: positions count as computed from here on."""

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from infersim.cli import output
@@ -231,3 +232,16 @@ def test_nothing_heavy_is_imported_that_a_run_does_not_need() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_a_traced_run_has_its_steps_and_the_same_summary() -> None:
+    assert run(["run", "tiny.yaml", "--quiet", "--out", "plain"]) == 0
+    assert run(["run", "tiny.yaml", "--quiet", "--out", "traced", "--trace"]) == 0
+    assert {path.name for path in Path("traced").iterdir()} == FILES | {"steps.parquet"}
+    summary = Path("traced/summary.json").read_bytes()
+    assert summary == Path("plain/summary.json").read_bytes()
+    steps = pd.read_parquet("traced/steps.parquet")
+    metrics = json.loads(summary)["cells"][0]["metrics"]
+    assert len(steps) == metrics["steps"]
+    assert steps["hit_tokens"].sum() == metrics["hit_tokens"]
+    assert json.loads(Path("traced/timing.json").read_text())["leap"] is False
