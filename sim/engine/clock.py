@@ -9,13 +9,9 @@ from typing import Any
 import simpy
 
 from ...policies.types import Picoseconds
-
-#: Priorities of callbacks at one instant. SimPy's own events have 0 and 1, so sessions and
-#: arrivals come first, then the step boundaries of replica 0, 1, …, then samples: ties never
-#: depend on the order of insertion, which differs with leaps on and off.
-ARRIVAL = 0
-REPLICA = 2
-SAMPLE = 1 << 30
+from ..state.ties import ARRIVAL as ARRIVAL
+from ..state.ties import REPLICA as REPLICA
+from ..state.ties import SAMPLE as SAMPLE
 
 
 class Callback:

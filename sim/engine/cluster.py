@@ -12,6 +12,7 @@ from ...policies.types import Picoseconds, ReplicaId, Request, Routable
 from ..net.link import FifoLink
 from ..state.connector import Connector
 from ..state.content import Chain, Chains
+from ..state.journal import Journal, RequestRecord
 from ..state.kv.build import make_pool
 from ..state.misses import MissExplainer
 from ..state.plan import StepPlan
@@ -22,7 +23,6 @@ from ..state.sequence import Sequence
 from ..state.session import Call, CallResult
 from .clock import Clock
 from .config import ClusterConfig, Effort, PoolConfig
-from .journal import Journal, RequestRecord
 from .lockstep import Lockstep, Rank
 from .reports import Live, Report
 from .server import Server

@@ -14,6 +14,7 @@ import numpy as np
 from ...policies.errors import InfersimError, NoProgressError
 from ...policies.types import Picoseconds
 from ..state.content import Chains
+from ..state.journal import Journal, Sampler
 from ..state.records import GapHistogram
 from ..state.session import Arrival, Call, CallResult, Workload
 from ..state.steps import StepLog
@@ -21,7 +22,6 @@ from .clock import ARRIVAL, SAMPLE, Clock
 from .cluster import Cluster
 from .config import ClusterConfig, Effort, Progress, RunLimits
 from .foresight import foresee, oracle_pool
-from .journal import Journal, Sampler
 from .sessions import Player
 
 PROGRESS_EVERY = 64  #: requests between two calls of the progress callback

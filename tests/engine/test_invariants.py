@@ -427,7 +427,7 @@ def test_progress_is_told(lab: Any) -> None:
 
 
 def test_the_sampler_halves_its_rate(lab: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("infersim.sim.engine.journal.MOST_SAMPLES", 8)
+    monkeypatch.setattr("infersim.sim.state.journal.MOST_SAMPLES", 8)
     case = lab.Case(EngineLimits(100), [(0, lab.call(0, 4, 100))], cost=LinearCost(10**11))
     for leap in (True, False):
         times = case.run(leap=leap).series["t_ps"].tolist()

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from typing import Any, Protocol
+
 from ...policies.types import PS_PER_S, Picoseconds, Request
-from ..state.misses import Misses
-from ..state.records import REQUEST_COLUMNS, SERIES_COLUMNS, Columns
-from ..state.sequence import Sequence
-from .clock import SAMPLE, Clock
-from .server import Server
+from .misses import Misses
+from .records import REQUEST_COLUMNS, SERIES_COLUMNS, Columns
+from .replica import Replica
+from .sequence import Sequence
+from .ties import SAMPLE
 
 MOST_SAMPLES = 512
 
 
 NO_MISSES = Misses()
+
+
+class Timer(Protocol):
+    """What a sampler needs of a host's clock."""
+
+    @property
+    def now_ps(self) -> Picoseconds: ...
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing but samples is left to happen."""
+
+    def at(self, time_ps: Picoseconds, priority: int, call: Callable[[Any], None]) -> object:
+        """Call *call* at an absolute time."""
+
+
+class Sampled(Protocol):
+    """What a sampler reads of a replica in its host."""
+
+    number: int
+    replica: Replica
+
+    def kv_now(self) -> tuple[int, int]:
+        """(blocks held, blocks idle but cached) as the step under way has them."""
 
 
 class RequestRecord:
@@ -94,7 +121,7 @@ class Journal:
 class Sampler:
     """Reads every replica at equal intervals; halves its rate when it has too many samples."""
 
-    def __init__(self, clock: Clock, servers: list[Server], journal: Journal) -> None:
+    def __init__(self, clock: Timer, servers: Seq[Sampled], journal: Journal) -> None:
         self._clock, self._servers, self._journal = clock, servers, journal
         self._interval_ps: Picoseconds = PS_PER_S // 8
         self._samples = 0
