@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the interpreter's small products: 50x faster
 
@@ -19,3 +20,24 @@ pytest.importorskip("triton", reason="kernels need triton")
 def device() -> str:
     """Where the kernels run."""
     return "cuda" if ON_GPU else "cpu"
+
+
+@pytest.fixture(scope="session")
+def close() -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """Assert that a result is the float64 expectation, in relative norm by the result's type.
+
+    A GPU multiplies fp32 as tf32 (10 bits), so fp32 has fp16's tolerance there.
+    """
+    tolerances = {
+        torch.float32: 2e-3 if ON_GPU else 1e-5,
+        torch.float16: 2e-3,
+        torch.bfloat16: 1e-2,
+    }
+
+    def check(actual: torch.Tensor, expected: torch.Tensor) -> None:
+        assert actual.shape == expected.shape
+        assert expected.dtype == torch.float64
+        error = (actual.double() - expected).norm() / expected.norm().clamp_min(1e-30)
+        assert error.item() < tolerances[actual.dtype]  # NaN fails too
+
+    return check
