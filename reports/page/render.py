@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...sim.state.records import CellRecords
-from ..files import asset, write_text
+from ..files import write_text
 from . import about, cache, performance, requests, top
 from .context import Context
-from .html import Html, Plots, esc
+from .shell import document
 
 #: The page is made with fewer points a curve until it is no larger than this.
 MAX_BYTES = 2_500_000
 _BINS = (500, 250, 120, 60)
-
-#: The browser itself sees to it that the page loads nothing, whatever text is in it.
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; base-uri 'none'; form-action 'none'"
-)
-_NO_SCRIPT = (
-    "<noscript><style>.plot,.legend,.pick{display:none}.which{display:block}[data-cell][hidden]{display:block}"
-    "figure h3{font-weight:400}</style></noscript>"
-)
 
 
 def write_report(
@@ -84,34 +73,5 @@ def _document(page: Context) -> str:
     }
     made = {anchor: make(page) for anchor, make in makers.items()}
     parts = {anchor: part for anchor, part in made.items() if part}
-    body = [
-        top.header(page, ("answer", *parts)),
-        "<main>",
-        top.answer_section(page),
-        top.contents(parts),
-        "</main>",
-        "<footer>Made by infersim. Charts: plotly.js, © Plotly, Inc., MIT licence.</footer>",
-    ]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{esc(page.run_name)} · infersim</title>",
-            '<link rel="icon" href="data:,">',
-            f"<style>{asset('report.css')}</style>{_NO_SCRIPT}</head><body>",
-            *body,
-            f'<script type="application/json" id="figures">{_figures(page.plots)}</script>',
-            f"<script>{asset('plotly-cartesian.min.js')}</script>",
-            f"<script>{asset('report.js')}</script>",
-            "</body></html>\n",
-        ]
-    )
-
-
-def _figures(plots: Plots) -> Html:
-    """The figures as JSON that no text in it can break out of."""
-    found = {name: {"data": f.data, "layout": f.layout} for name, f in plots.figures.items()}
-    text = json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return Html(text.replace("<", "\\u003c"))
+    main = [top.answer_section(page), top.contents(parts)]
+    return document(page.run_name, top.header(page, ("answer", *parts)), main, page.plots)

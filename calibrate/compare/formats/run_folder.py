@@ -31,7 +31,7 @@ def load(folder: Path) -> list[Measured]:
     requests = _table(folder / "requests.parquet")
     series = _table(folder / "series.parquet", needed=False)
     steps = _table(folder / "steps.parquet", needed=False)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if "incomplete" in summary:
         notes = ("the run is incomplete: some of its cells did not end",)
     found = []
@@ -125,17 +125,17 @@ def _table(path: Path, *, needed: bool = True) -> Table | None:
         if not needed:
             return None
         raise InputError(f"no {path.name} beside {SUMMARY}", where=str(path.parent))
-    import pyarrow
     import pyarrow.parquet
 
+    pa: Any = pyarrow  # it ships without types
     try:
-        table = pyarrow.parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
+        table = pa.parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"damaged: {error}", where=str(path)) from None
     found = {}
     for name in table.column_names:
         column = table.column(name)
-        if pyarrow.types.is_dictionary(column.type):
+        if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         found[name] = np.asarray(column.to_numpy(zero_copy_only=False))
     return found

@@ -1,0 +1,104 @@
+"""The simulated side of a comparison: one cell, played as it is and with small changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ...scenarios import build
+from ...sim.cost.base import StepCost
+from ...sim.engine.run import simulate
+from ...sim.state.steps import StepLog
+from .figures import STATISTICS
+from .formats.run_folder import from_columns, series_of
+from .measured import Figures, Measured
+from .perturb import Change, changed
+
+if TYPE_CHECKING:
+    from ...scenarios.grid import Cell
+    from ...sim.engine.run import Outcome
+
+
+class Simulation(NamedTuple):
+    """One simulated cell.
+
+    Attributes:
+        run: its figures, in the terms of a measured run.
+        costs: the cost model of each replica, by its number; None for data-parallel ranks, whose
+            steps last as long as the slowest's.
+        settings: how the engines are set, where all pools agree; names as in `Measured`.
+        source: where step times come from.
+    """
+
+    run: Measured
+    costs: list[StepCost | None]
+    settings: dict[str, object]
+    source: str
+
+
+def play(
+    cell: Cell, folders: Sequence[Path], *, change: Change | None = None, trace: bool = False
+) -> Simulation:
+    """Simulate *cell* from start to end.
+
+    Args:
+        change: a small change of the cluster, to see its effect.
+        trace: keep every step; slower, the same figures.
+
+    Raises:
+        InfersimError: whatever stops it.
+    """
+    made = build.assemble(cell, folders)
+    config = made.config if change is None else changed(made.config, change)
+    log = StepLog() if trace else None
+    outcome = simulate(config, made.workload, limits=made.limits, trace=log)
+    requests, unfinished = from_columns(outcome.requests)
+    capacity = [pool.capacity.note for pool in made.pools if pool.capacity.note]
+    sizes = {pool.limits.block_size for pool in config.pools}
+    run = Measured(
+        name=cell.name,
+        format="simulation",
+        requests=requests,
+        given=_given(outcome),
+        series=series_of(outcome.series, outcome.totals["kv_blocks"]),
+        steps=None if log is None else log.arrays(),
+        kv_blocks=outcome.totals["kv_blocks"],
+        block_size=sizes.pop() if len(sizes) == 1 else None,
+        unfinished=unfinished,
+        cell=cell.name,
+        notes=tuple(dict.fromkeys([*made.workload.notes, *capacity])),
+    )
+    costs = [
+        pool.cost if pool.ranks == 1 else None
+        for pool in config.pools
+        for _ in range(pool.replicas * pool.ranks)
+    ]
+    source = "; ".join(sorted({pool.cost.source for pool in config.pools}))
+    return Simulation(run, costs, _settings(cell), source)
+
+
+def _given(outcome: Outcome) -> Figures:
+    found: Figures = {
+        name: {"value": float(outcome.totals[name])} for name in ("preemptions", "steps")
+    }
+    gaps = outcome.itl
+    if gaps.samples:
+        cuts = {name: gaps.quantile_s(float(name[1:]) / 100) for name in STATISTICS[1:]}
+        found["itl_s"] = {"mean": gaps.mean_s(), **cuts, "n": float(gaps.samples)}
+    return found
+
+
+def _settings(cell: Cell) -> dict[str, object]:
+    found: dict[str, set[object]] = {}
+    for pool in cell.scenario.pools:
+        rows: dict[str, object] = {
+            "tp": pool.tp,
+            "block_size": pool.block_size,
+            "engine.max_model_len": pool.engine.max_model_len,
+        }
+        for name in type(pool.engine).model_fields:
+            rows.setdefault(f"engine.{name}", getattr(pool.engine, name))
+        for name, value in rows.items():
+            found.setdefault(name, set()).add(value)
+    return {name: values.pop() for name, values in found.items() if len(values) == 1}
