@@ -53,7 +53,7 @@ class Pool:
         self.spec = spec
         self.gpu: GpuSpec = catalogued("gpu", spec.gpu, folders)
         self.model: ModelSpec = catalogued("model", spec.model, folders)
-        self.split = Parallelism(spec.tp, spec.pp)
+        self.split = Parallelism(spec.tp, spec.pp, spec.dp, spec.expert_parallel)
         try:
             self.cost = Roofline(
                 self.model, self.gpu, self.split, spec.dtype, spec.kv_dtype, spec.overheads
@@ -95,6 +95,7 @@ class Pool:
             kv_bytes_per_token=self.kv_bytes_per_token,
             order=None if order is None or order.name == preset["order"] else order.build(),
             model=spec.model,
+            ranks=spec.dp,
         )
 
     def row(self) -> dict[str, Any]:
@@ -108,6 +109,7 @@ class Pool:
             "model": self.model.name,
             "tp": spec.tp,
             "pp": spec.pp,
+            "dp": spec.dp,
             "weights": self.model.format(spec.dtype).name,
             "kv_dtype": "bf16" if spec.kv_dtype == "auto" else spec.kv_dtype,
             "block_size": spec.block_size,
@@ -129,6 +131,8 @@ class Pool:
         """The capacity in one line, every term of it."""
         spec, capacity = self.spec, self.capacity
         what = f"{spec.replicas} × {self.model.name} on {self.gpu.name}, tp {spec.tp} pp {spec.pp}"
+        if spec.dp > 1:
+            what += f" dp {spec.dp}"
         tokens = capacity.blocks * spec.block_size
         if capacity.blocks >= UNLIMITED_BLOCKS:
             found = "unlimited KV"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,9 @@ def goals(cell: CellRecords, window: Window) -> dict[str, Any]:
 
 
 def gpus(cell: CellRecords) -> int:
-    """GPUs of all pools: replicas x tensor parallel x pipeline parallel."""
-    return sum(
-        int(pool.get("replicas", 1)) * int(pool.get("tp", 1)) * int(pool.get("pp", 1))
-        for pool in cell.capacity
-    )
+    """GPUs of all pools: replicas x tensor parallel x pipeline parallel x data-parallel ranks."""
+    degrees = ("replicas", "tp", "pp", "dp")
+    return sum(prod(int(pool.get(key, 1)) for key in degrees) for pool in cell.capacity)
 
 
 def usd_per_million_output_tokens(cell: CellRecords, output_tokens_per_s: float) -> float | None:

@@ -56,6 +56,17 @@ class PoolSpec(Spec):
     )
     tp: int = Field(default=1, ge=1, le=1024, description="tensor-parallel GPUs of one replica")
     pp: int = Field(default=1, ge=1, le=128, description="pipeline stages of one replica")
+    dp: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="data-parallel ranks of one replica: each has tp × pp GPUs, its own scheduler "
+        "and KV, and they share the experts and step together",
+    )
+    expert_parallel: bool = Field(
+        default=False,
+        description="each of the tp × dp GPUs keeps whole experts, not a slice of every one",
+    )
     engine: Engine = Field(
         default=EngineSpec(), description="a preset, or one and what differs from it"
     )

@@ -227,7 +227,7 @@ class _Plan:
             gpu_memory_bytes=self.gpu.memory_bytes,
             memory_fraction=self.memory_fraction,
             budget_bytes=int(self.gpu.memory_bytes * self.memory_fraction),
-            weights_bytes=parameters.stage_bytes(m, m.format(self.dtype), tp, pp, stage),
+            weights_bytes=parameters.stage_bytes(m, m.format(self.dtype), split, stage),
             rope_cache_bytes=m.max_pos * (m.qk_rope or m.head_dim) * HALF_BYTES,
             activation_peak_bytes=self._activation_peak(tp, last=stage == pp - 1),
             non_torch_bytes=over.non_torch_bytes if split.gpus == 1 else over.non_torch_bytes_tp,
@@ -286,7 +286,8 @@ def _does_not_fit(plan: _Plan, split: Parallelism, capacity: KvCapacity) -> Inpu
         tp
         for tp in range(split.tp + 1, plan.gpu.node_gpus + 1)
         if parameters.divides(plan.model, tp)
-        and plan.tightest(Parallelism(tp, split.pp)).kv_blocks > 0
+        and parameters.shares_experts(plan.model, replace(split, tp=tp))
+        and plan.tightest(replace(split, tp=tp)).kv_blocks > 0
     ]
     advice = (
         f"tp {fitting[0]} fits"

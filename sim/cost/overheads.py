@@ -75,10 +75,23 @@ class Overheads:
             fixed += reduces * (self.all_reduce_launch_s + steps * hop)
             per_token += reduces * steps / split.tp * token_bytes / rate
         if split.pp > 1:
-            hop, rate = self._link(gpu, split.gpus)
+            hop, rate = self._link(gpu, split.tp * split.pp)
             fixed += (split.pp - 1) * hop
             per_token += (split.pp - 1) * token_bytes / rate
         return fixed, per_token
+
+    def exchange_s(self, model: ModelSpec, gpu: GpuSpec, split: Parallelism) -> tuple[float, float]:
+        """(fixed seconds, seconds per token of all ranks) of sharing experts among ranks.
+
+        Before the experts of every layer a ring all-gather of hidden states over the GPUs that
+        share them, after them a reduce-scatter (vLLM's `allgather_reducescatter`).
+        """
+        if split.dp == 1:
+            return 0.0, 0.0
+        hop, rate = self._link(gpu, split.expert_gpus)
+        steps, messages = split.dp - 1, 2 * model.moe_layers
+        fixed = messages * (self.all_reduce_launch_s + steps * hop)
+        return fixed, messages * steps / split.dp * model.hidden * HALF_BYTES / rate
 
     def _link(self, gpu: GpuSpec, gpus: int) -> tuple[float, float]:
         if gpus <= gpu.node_gpus:

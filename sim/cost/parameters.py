@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .dtypes import HALF_BYTES, WeightFormat
 
 if TYPE_CHECKING:
-    from .specs import ModelSpec
+    from .specs import ModelSpec, Parallelism
 
 
 class Gemm(NamedTuple):
@@ -18,6 +18,7 @@ class Gemm(NamedTuple):
         where: "all", "dense" or "moe" layers.
         copies: matrices of that shape (experts).
         quantised: stored in the model's weight format, else in bf16.
+        routed: each token meets some of the copies (in all of the model: top_k).
     """
 
     name: str
@@ -26,6 +27,7 @@ class Gemm(NamedTuple):
     where: str = "all"
     copies: int = 1
     quantised: bool = True
+    routed: bool = False
 
 
 def kv_heads_per_gpu(m: ModelSpec, tp: int) -> int:
@@ -33,16 +35,22 @@ def kv_heads_per_gpu(m: ModelSpec, tp: int) -> int:
     return max(1, m.kv_heads // tp)
 
 
-def gemms(m: ModelSpec, tp: int = 1) -> list[Gemm]:
-    """The weight matrices of the layers, without embedding, norms and biases."""
+def gemms(m: ModelSpec, tp: int = 1, split: Parallelism | None = None) -> list[Gemm]:
+    """The weight matrices of the layers, without embedding, norms and biases.
+
+    Args:
+        split: how the experts are shared, where that is more than a slice for each of *tp* GPUs.
+    """
     found = _mla(m, tp) if m.is_mla else _gqa(m, tp)
     if m.ffn:
         found += _feed_forward(m, m.ffn // tp, "dense", "")
     if m.experts:
         found.append(Gemm("router", m.hidden, m.experts, "moe", quantised=False))
-        width = m.moe_ffn // tp
-        found.append(Gemm("experts gate_up", m.hidden, 2 * width, "moe", m.experts))
-        found.append(Gemm("experts down", width, m.hidden, "moe", m.experts))
+        gpus = split.expert_gpus if split else tp
+        whole = bool(split and split.expert_parallel)
+        width, copies = (m.moe_ffn, m.experts // gpus) if whole else (m.moe_ffn // gpus, m.experts)
+        found.append(Gemm("experts gate_up", m.hidden, 2 * width, "moe", copies, routed=True))
+        found.append(Gemm("experts down", width, m.hidden, "moe", copies, routed=True))
     if m.shared_experts:
         found += _feed_forward(m, m.shared_experts * m.moe_ffn // tp, "moe", "shared ")
     return found
@@ -161,7 +169,7 @@ def stage_layers(layers: int, pp: int) -> list[int]:
 def gemm_bytes(m: ModelSpec, gemm: Gemm, form: WeightFormat) -> float:
     """Stored bytes of one copy of a matrix on one GPU."""
     elements = gemm.inputs * gemm.outputs
-    is_expert = gemm.copies > 1
+    is_expert = gemm.routed
     if not gemm.quantised or (form.experts_only and not is_expert):
         return float(elements * HALF_BYTES)
     if is_expert:
@@ -173,14 +181,15 @@ def _padded(width: int, multiple: int) -> int:
     return -(-width // multiple) * multiple
 
 
-def stage_bytes(m: ModelSpec, form: WeightFormat, tp: int, pp: int, stage: int) -> int:
+def stage_bytes(m: ModelSpec, form: WeightFormat, split: Parallelism, stage: int) -> int:
     """Bytes of weights on one GPU of pipeline stage *stage*: vocabulary matrices at the ends."""
+    tp, pp = split.tp, split.pp
     dealt = stage_layers(m.layers, pp)
     start = sum(dealt[:stage])
     stop = start + dealt[stage]
     total = sum(
         gemm_bytes(m, g, form) * g.copies * layers_where(m, g.where, start, stop)
-        for g in gemms(m, tp)
+        for g in gemms(m, tp, split)
     )
     numbers = dealt[stage] * vectors_per_layer(m, tp)
     table = -(-m.vocab // tp) * m.hidden
@@ -197,6 +206,11 @@ def divides(m: ModelSpec, tp: int) -> bool:
     kv_fits = m.is_mla or m.kv_heads % tp == 0 or tp % m.kv_heads == 0
     widths = (m.heads, m.ffn, m.moe_ffn)
     return kv_fits and all(width % tp == 0 for width in widths)
+
+
+def shares_experts(m: ModelSpec, split: Parallelism) -> bool:
+    """Whether the GPUs of all ranks can share the experts: whole ones, or a slice of each."""
+    return (m.experts if split.expert_parallel else m.moe_ffn) % split.expert_gpus == 0
 
 
 def contradiction(m: ModelSpec) -> str:

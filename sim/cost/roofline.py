@@ -53,6 +53,9 @@ class Roofline:
         self._dense = [g.picoseconds() for g in gemms if not g.is_expert]
         self._routed = [g.picoseconds() for g in gemms if g.is_expert]
         self._experts, self._top_k = model.experts, model.top_k
+        self._copies = next((g.copies for g in gemms if g.is_expert), 0)
+        self._ranks = split.dp
+        self._exchange_ps = tuple(s * PS for s in over.exchange_s(model, gpu, split))
         self._head = head_rate(model, gpu, split.tp, over).picoseconds()
         self._image = image_rate(model, gpu, split.tp, over)
         communication_fixed, communication_token = over.communication_s(model, gpu, split)
@@ -136,17 +139,33 @@ class Roofline:
             total = self._forward + tokens * self._token
             for arithmetic, weights, rows in self._dense:
                 total += max(tokens * arithmetic, weights + tokens * rows)
-            if self._routed:
-                read = self._distinct_experts(tokens)
-                for arithmetic, weights, rows in self._routed:
-                    total += max(tokens * arithmetic, read * weights + tokens * rows)
+            if self._ranks == 1:
+                total += self._experts_ps(tokens)
             found = self._tokens_ps[tokens] = round(total)
         return found
 
+    def joint_ps(self, tokens: int) -> Picoseconds:
+        """Experts on the tokens of all ranks, gathered before and scattered after every layer.
+
+        Expert imbalance and padding the ranks to equal batches are left out.
+        """
+        fixed, per_token = self._exchange_ps
+        return round(self._experts_ps(tokens) + fixed + tokens * per_token)
+
+    def _experts_ps(self, tokens: int) -> float:
+        """Routed experts on one GPU, for the *tokens* that all of their GPUs serve."""
+        if not self._routed:
+            return 0.0
+        read = self._distinct_experts(tokens)
+        return sum(
+            max(tokens * arithmetic, read * weights + tokens * rows)
+            for arithmetic, weights, rows in self._routed
+        )
+
     def _distinct_experts(self, tokens: int) -> float:
-        """Expected experts that *tokens* tokens hit, each choosing top_k uniformly."""
+        """Expected experts of one GPU that *tokens* tokens hit, each choosing top_k uniformly."""
         missed: float = (1 - self._top_k / self._experts) ** tokens
-        return self._experts * (1 - missed)
+        return self._copies * (1 - missed)
 
     def _sampling_ps(self, samples: int) -> int:
         found = self._heads_ps.get(samples)

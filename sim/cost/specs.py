@@ -13,22 +13,34 @@ from .dtypes import WeightFormat, kv_element_bytes, weight_format
 class Parallelism:
     """How one replica is spread over GPUs: *tp* share every layer, *pp* stages share the layers.
 
+    Attributes:
+        dp: ranks of tp GPUs with schedulers, attention and KV of their own, which share the
+            experts of every layer: one tensor-parallel group of tp * dp GPUs (as in vLLM).
+        expert_parallel: whole experts go to those GPUs, instead of a slice of each.
+
     Raises:
         InputError: a degree below 1.
     """
 
     tp: int = 1
     pp: int = 1
+    dp: int = 1
+    expert_parallel: bool = False
 
     def __post_init__(self) -> None:
-        for name, degree in (("tp", self.tp), ("pp", self.pp)):
+        for name, degree in (("tp", self.tp), ("pp", self.pp), ("dp", self.dp)):
             if degree < 1:
                 raise InputError(f"{name} must be at least 1, found {degree}", where=name)
 
     @property
     def gpus(self) -> int:
         """GPUs of one replica."""
-        return self.tp * self.pp
+        return self.tp * self.pp * self.dp
+
+    @property
+    def expert_gpus(self) -> int:
+        """GPUs that share the experts of a layer."""
+        return self.tp * self.dp
 
 
 @dataclass(frozen=True)
@@ -210,8 +222,9 @@ class ModelSpec:
 
     def weight_bytes(self, dtype: str = "auto", tp: int = 1, pp: int = 1) -> int:
         """Bytes of weights on the fullest GPU of a replica."""
-        self.check(Parallelism(tp, pp))
-        return max(parameters.stage_bytes(self, self.format(dtype), tp, pp, s) for s in range(pp))
+        split = Parallelism(tp, pp)
+        self.check(split)
+        return max(parameters.stage_bytes(self, self.format(dtype), split, s) for s in range(pp))
 
     def kv_bytes_per_layer(self, kv_dtype: str = "auto", tp: int = 1) -> int:
         """KV bytes of one token in one layer on one GPU.
@@ -242,6 +255,23 @@ class ModelSpec:
                 f"and {self.kv_heads} KV heads",
                 where="tp",
                 help=f"allowed: {', '.join(allowed)}",
+            )
+        if parallelism.dp > 1 and not self.experts:
+            raise InputError(
+                f"{self.name} has no experts that data-parallel ranks could share",
+                where="dp",
+                help="ranks of a dense model never wait for each other: use replicas",
+            )
+        if not parameters.shares_experts(self, parallelism):
+            parts = (
+                f"{self.experts} experts"
+                if parallelism.expert_parallel
+                else f"experts of {self.moe_ffn} columns"
+            )
+            raise InputError(
+                f"{self.name} has {parts}, which tp x dp = {parallelism.expert_gpus} GPUs cannot "
+                "share evenly",
+                where="dp",
             )
         if parallelism.pp > self.layers:
             raise InputError(

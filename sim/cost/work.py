@@ -21,6 +21,7 @@ class GemmRate(NamedTuple):
         token_s: arithmetic for one token.
         weight_s: reading the weights of one copy.
         row_s: reading and writing the activations of one token.
+        copies: experts on this GPU.
     """
 
     times: int
@@ -28,6 +29,7 @@ class GemmRate(NamedTuple):
     weight_s: float
     row_s: float
     is_expert: bool = False
+    copies: int = 1
 
     def picoseconds(self) -> tuple[float, float, float]:
         """The three rates times `times`, in picoseconds."""
@@ -76,14 +78,14 @@ def gemm_rates(
 ) -> list[GemmRate]:
     """Every matrix product of the layers; a routed expert's rows are tokens times top_k."""
     found = []
-    for g in parameters.gemms(m, split.tp):
+    for g in parameters.gemms(m, split.tp, split):
         count = parameters.layers_where(m, g.where, 0, m.layers)
-        is_expert = g.copies > 1
+        is_expert = g.routed
         is_native = g.quantised and (is_expert or not form.experts_only)
         peak = gpu.flops(form.compute if is_native else "bf16")
         flops = peak * (over.moe_flops if is_expert else over.gemm_flops)
         rate = gpu.memory_bytes_per_s * (over.moe_bytes if is_expert else over.gemm_bytes)
-        rows = m.top_k if is_expert else 1
+        rows = m.top_k * g.copies / m.experts if is_expert else 1
         found.append(
             GemmRate(
                 count,
@@ -91,6 +93,7 @@ def gemm_rates(
                 parameters.gemm_bytes(m, g, form) / rate,
                 rows * (g.inputs + g.outputs) * HALF_BYTES / rate,
                 is_expert,
+                g.copies,
             )
         )
     return found

@@ -16,6 +16,7 @@ EXPECTED = {
     "chat_multiturn",
     "coding_agents",
     "long_context",
+    "moe_ranks",
     "mooncake_conversation",
     "pd_vs_colocated",
     "rag_shared_documents",
