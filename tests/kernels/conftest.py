@@ -16,6 +16,17 @@ if not ON_GPU:
 pytest.importorskip("triton", reason="kernels need triton")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the marker wherever tests are started."""
+    config.addinivalue_line("markers", "gpu: real sizes, on a GPU")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Real sizes are for a GPU."""
+    if item.get_closest_marker("gpu") and not ON_GPU:
+        pytest.skip("needs a GPU")
+
+
 @pytest.fixture(scope="session")
 def device() -> str:
     """Where the kernels run."""
@@ -41,3 +52,19 @@ def close() -> Callable[[torch.Tensor, torch.Tensor], None]:
         assert error.item() < tolerances[actual.dtype]  # NaN fails too
 
     return check
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New memory holds NaN, or integers that are no index: what a kernel leaves unwritten shows."""
+
+    def poison(empty: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def filled(*args: object, **kwargs: object) -> torch.Tensor:
+            tensor = empty(*args, **kwargs)
+            integers = not tensor.dtype.is_floating_point
+            return tensor.fill_(torch.iinfo(tensor.dtype).max if integers else float("nan"))
+
+        return filled
+
+    monkeypatch.setattr(torch, "empty", poison(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
