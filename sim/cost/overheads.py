@@ -59,26 +59,27 @@ class Overheads:
 
     def communication_s(
         self, model: ModelSpec, gpu: GpuSpec, split: Parallelism
-    ) -> tuple[float, float]:
-        """(fixed seconds, seconds per token) of all messages of a forward pass.
+    ) -> dict[str, tuple[float, float]]:
+        """Operation -> (fixed seconds, seconds per token) of all its messages of a forward pass.
 
-        Tensor parallelism: a ring all-reduce of the hidden states after attention and after the
-        feed-forward of every layer. Pipeline parallelism: one message between stages. A group of
-        more GPUs than a node has is as slow as its network.
+        Tensor parallelism ("all_reduce"): a ring all-reduce of the hidden states after attention
+        and after the feed-forward of every layer. Pipeline parallelism ("send"): one message
+        between stages. A group of more GPUs than a node has is as slow as its network.
         """
         token_bytes = model.hidden * HALF_BYTES
-        fixed = per_token = 0.0
+        found = {}
         if split.tp > 1:
             hop, rate = self._link(gpu, split.tp)
             steps = 2 * (split.tp - 1)
             reduces = 2 * model.layers
-            fixed += reduces * (self.all_reduce_launch_s + steps * hop)
-            per_token += reduces * steps / split.tp * token_bytes / rate
+            found["all_reduce"] = (
+                reduces * (self.all_reduce_launch_s + steps * hop),
+                reduces * steps / split.tp * token_bytes / rate,
+            )
         if split.pp > 1:
             hop, rate = self._link(gpu, split.tp * split.pp)
-            fixed += (split.pp - 1) * hop
-            per_token += (split.pp - 1) * token_bytes / rate
-        return fixed, per_token
+            found["send"] = (split.pp - 1) * hop, (split.pp - 1) * token_bytes / rate
+        return found
 
     def exchange_s(self, model: ModelSpec, gpu: GpuSpec, split: Parallelism) -> tuple[float, float]:
         """(fixed seconds, seconds per token of all ranks) of sharing experts among ranks.

@@ -97,19 +97,25 @@ def vectors_per_layer(m: ModelSpec, tp: int = 1) -> int:
     return found
 
 
-def elementwise_bytes(m: ModelSpec, tp: int = 1) -> int:
-    """Bytes that norms, rotary embedding and activations move for one token, over all layers.
+def elementwise_bytes(m: ModelSpec, tp: int = 1) -> dict[str, int]:
+    """Operation -> bytes that it moves for one token, over all layers.
 
     Two norms a layer read their input and write their output, the residual staying in cache; the
     rotary embedding rewrites queries and keys; an activation reads gate and up and writes their
-    product; routed outputs are summed.
+    product; routed outputs are summed ("moe", their activations with them).
     """
     norms = 4 * m.hidden
     rotary = 2 * (m.heads // tp + kv_heads_per_gpu(m, tp)) * m.head_dim
-    dense = 3 * m.ffn // tp
-    moe = (m.top_k + m.shared_experts) * 3 * m.moe_ffn // tp + (m.top_k + 1) * m.hidden
-    widths = (m.layers - m.moe_layers) * dense + (m.moe_layers * moe if m.experts else 0)
-    return (m.layers * (norms + rotary) + widths) * HALF_BYTES
+    dense = (m.layers - m.moe_layers) * 3 * m.ffn // tp
+    shared = m.moe_layers * 3 * m.shared_experts * m.moe_ffn // tp
+    moe = m.top_k * 3 * m.moe_ffn // tp + (m.top_k + 1) * m.hidden if m.experts else 0
+    found = {
+        "norm": m.layers * norms,
+        "rope": m.layers * rotary,
+        "act": dense + shared,
+        "moe": m.moe_layers * moe,
+    }
+    return {op: numbers * HALF_BYTES for op, numbers in found.items() if numbers}
 
 
 def layers_where(m: ModelSpec, where: str, start: int, stop: int) -> int:

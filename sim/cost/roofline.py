@@ -50,7 +50,8 @@ class Roofline:
         )
         self._model_name = model.name
         gemms = gemm_rates(model, gpu, split, form, over)
-        self._dense = [g.picoseconds() for g in gemms if not g.is_expert]
+        self._named = {g.op: g.picoseconds() for g in gemms if not g.is_expert}
+        self._dense = list(self._named.values())
         self._routed = [g.picoseconds() for g in gemms if g.is_expert]
         self._experts, self._top_k = model.experts, model.top_k
         self._copies = next((g.copies for g in gemms if g.is_expert), 0)
@@ -58,12 +59,20 @@ class Roofline:
         self._exchange_ps = tuple(s * PS for s in over.exchange_s(model, gpu, split))
         self._head = head_rate(model, gpu, split.tp, over).picoseconds()
         self._image = image_rate(model, gpu, split.tp, over)
-        communication_fixed, communication_token = over.communication_s(model, gpu, split)
-        elementwise = parameters.elementwise_bytes(model, split.tp) / (
-            over.elementwise_bytes * gpu.memory_bytes_per_s
+        self.communication = {
+            op: (fixed * PS, token * PS)
+            for op, (fixed, token) in over.communication_s(model, gpu, split).items()
+        }
+        fixed = sum(fixed for fixed, _ in self.communication.values())
+        rate = over.elementwise_bytes * gpu.memory_bytes_per_s
+        self.elementwise = {
+            op: moved / rate * PS
+            for op, moved in parameters.elementwise_bytes(model, split.tp).items()
+        }
+        self._token = sum(self.elementwise.values()) + sum(
+            token for _, token in self.communication.values()
         )
-        self._token = (communication_token + elementwise) * PS
-        self._forward = (communication_fixed + model.layers * over.layer_launch_s) * PS
+        self._forward = fixed + model.layers * over.layer_launch_s * PS
         self._host_ps = max(1, round(over.host_step_s * PS))
         self._sequence_ps = round(over.host_sequence_s * PS)
         rates = attention_rates(model, gpu, split.tp, kv_dtype, over)
@@ -110,21 +119,21 @@ class Roofline:
         total = self._host_ps + self._sequence_ps * (decodes + len(prefills))
         for new, before in prefills:
             tokens += new
-            total += self._chunk_ps(new, before)
+            total += self.chunk_ps(new, before)
         total += self._full_ps * context
         if self._limited_ps:
             total += self._limited_ps * min(context, decodes * self._limit)
         if images:
-            total += self._image_ps(images)
-        return total + self._forward_ps(tokens) + self._sampling_ps(samples)
+            total += self.image_ps(images)
+        return total + self._forward_ps(tokens) + self.sampling_ps(samples)
 
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
         """What the tokens add to a step whose weights are read anyway: products and attention."""
-        return tokens * self._marginal_token_ps + self._chunk_ps(tokens, context_tokens)
+        return tokens * self._marginal_token_ps + self.chunk_ps(tokens, context_tokens)
 
     def _decode_lines(self, decodes: int) -> tuple[DecodeLine, DecodeLine]:
         base = self._host_ps + self._sequence_ps * decodes
-        base += self._forward_ps(decodes) + self._sampling_ps(decodes)
+        base += self._forward_ps(decodes) + self.sampling_ps(decodes)
         if not self._limited_ps:
             line = DecodeLine(base, self._full_ps, UNBOUNDED)
             return line, line
@@ -140,7 +149,7 @@ class Roofline:
             for arithmetic, weights, rows in self._dense:
                 total += max(tokens * arithmetic, weights + tokens * rows)
             if self._ranks == 1:
-                total += self._experts_ps(tokens)
+                total += self.experts_ps(tokens)
             found = self._tokens_ps[tokens] = round(total)
         return found
 
@@ -150,24 +159,42 @@ class Roofline:
         Expert imbalance and padding the ranks to equal batches are left out.
         """
         fixed, per_token = self._exchange_ps
-        return round(self._experts_ps(tokens) + fixed + tokens * per_token)
+        return round(self.experts_ps(tokens) + fixed + tokens * per_token)
 
-    def _experts_ps(self, tokens: int) -> float:
+    def token_op_ps(self, op: str, tokens: int) -> float:
+        """The matrix product or element-wise operation *op* on *tokens* tokens, in all layers."""
+        if op in self.elementwise:
+            return tokens * self.elementwise[op]
+        arithmetic, weights, rows = self._named[op]
+        return max(tokens * arithmetic, weights + tokens * rows)
+
+    @property
+    def products(self) -> list[str]:
+        """Names of the matrix products of the layers, experts apart."""
+        return list(self._named)
+
+    @property
+    def decode_attention(self) -> tuple[int, int, int]:
+        """(ps per token of context, ps per token of it within the limit, the limit; 0: none)."""
+        return self._full_ps, self._limited_ps, self._limit
+
+    def experts_ps(self, tokens: int) -> float:
         """Routed experts on one GPU, for the *tokens* that all of their GPUs serve."""
         if not self._routed:
             return 0.0
-        read = self._distinct_experts(tokens)
+        read = self.distinct_experts(tokens)
         return sum(
             max(tokens * arithmetic, read * weights + tokens * rows)
             for arithmetic, weights, rows in self._routed
         )
 
-    def _distinct_experts(self, tokens: int) -> float:
+    def distinct_experts(self, tokens: int) -> float:
         """Expected experts of one GPU that *tokens* tokens hit, each choosing top_k uniformly."""
         missed: float = (1 - self._top_k / self._experts) ** tokens
         return self._copies * (1 - missed)
 
-    def _sampling_ps(self, samples: int) -> int:
+    def sampling_ps(self, samples: int) -> int:
+        """The LM head on *samples* rows; 0 for none."""
         found = self._heads_ps.get(samples)
         if found is None:
             arithmetic, weights, rows = self._head
@@ -175,7 +202,12 @@ class Roofline:
             found = self._heads_ps[samples] = round(time)
         return found
 
-    def _image_ps(self, image_tokens: int) -> int:
+    def image_ps(self, image_tokens: int) -> int:
+        """The vision tower on an image of *image_tokens* tokens.
+
+        Raises:
+            InputError: the model has none.
+        """
         if self._image is None:
             raise InputError(
                 f"{self._model_name} has no vision tower, and the workload has images",
@@ -184,7 +216,7 @@ class Roofline:
             )
         return round(self._image.seconds(image_tokens) * PS)
 
-    def _chunk_ps(self, new: int, before: int) -> int:
+    def chunk_ps(self, new: int, before: int) -> int:
         """Attention of a causal chunk of *new* tokens after *before*, over all layers."""
         end = before + new
         pairs = new * before + (new * (new + 1) >> 1)

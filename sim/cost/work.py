@@ -22,6 +22,7 @@ class GemmRate(NamedTuple):
         weight_s: reading the weights of one copy.
         row_s: reading and writing the activations of one token.
         copies: experts on this GPU.
+        op: its name in `ops.OPS`; routed experts are one operation.
     """
 
     times: int
@@ -30,6 +31,7 @@ class GemmRate(NamedTuple):
     row_s: float
     is_expert: bool = False
     copies: int = 1
+    op: str = ""
 
     def picoseconds(self) -> tuple[float, float, float]:
         """The three rates times `times`, in picoseconds."""
@@ -94,6 +96,7 @@ def gemm_rates(
                 rows * (g.inputs + g.outputs) * HALF_BYTES / rate,
                 is_expert,
                 g.copies,
+                "moe" if is_expert else g.name.replace(" ", "_"),
             )
         )
     return found
