@@ -23,7 +23,7 @@ from ..figures.style import (
 )
 from ..metrics.stats import Floats
 from ..text import count, time_unit
-from .words import NAMES, correlation, signed
+from .words import NAMES, SERIES, correlation, signed
 from .words import label as row_label
 
 Data = dict[str, Any]
@@ -32,6 +32,7 @@ SIMULATED = Key("simulated", PALETTE[1], "dash")
 _KINDS = {"decode": 0, "mixed": 2, "prefill": 3}
 _MOST_POINTS = 2000
 _LEAST_S = 1e-6  # a log axis has no zero
+_LOG_FROM = 8.0  # below this ratio of the ends a log axis would have few ticks
 _PANEL_GAP = 0.1
 _SERIES = {
     "running": ("running requests", 1.0),
@@ -78,7 +79,7 @@ def _half_swing(row: Data) -> float:
 
 
 def ecdf(metric: str, samples: Data, rows: Sequence[Data]) -> Figure | None:
-    """Share of requests within a latency on both sides, x log."""
+    """Share of requests within a latency on both sides."""
     sides = {key: np.asarray(samples[key.label], dtype=np.float64) for key in (MEASURED, SIMULATED)}
     if not all(len(values) for values in sides.values()):
         return None
@@ -95,14 +96,14 @@ def ecdf(metric: str, samples: Data, rows: Sequence[Data]) -> Figure | None:
     title = f"{NAMES[metric]}: median {found.get('p50')}, p99 {found.get('p99')}"
     frame = layout(
         300,
-        xaxis=log_axis(f"{NAMES[metric]}, {unit}", low, max(longest_s, _LEAST_S) * scale),
+        xaxis=_span(f"{NAMES[metric]}, {unit}", low, max(longest_s, _LEAST_S) * scale),
         yaxis=axis("requests within, %", range=[0, 103], tickvals=[0, 25, 50, 75, 90, 99]),
     )
     return Figure(title, title, data, frame, [MEASURED, SIMULATED])
 
 
 def scatter(metric: str, samples: Data) -> Figure | None:
-    """Every request: measured across, simulated upwards, both log; on the line they agree."""
+    """Every request: measured across, simulated upwards; on the line they agree."""
     pairs = np.array([samples["measured"], samples["simulated"]], dtype=np.float64)
     pairs = pairs[:, (pairs > 0).all(axis=0)]
     total = pairs.shape[1]
@@ -124,8 +125,8 @@ def scatter(metric: str, samples: Data) -> Figure | None:
     }
     frame = layout(
         340,
-        xaxis=log_axis(f"measured {NAMES[metric]}, {unit}", low, high),
-        yaxis=log_axis(f"simulated, {unit}", low, high),
+        xaxis=_span(f"measured {NAMES[metric]}, {unit}", low, high),
+        yaxis=_span(f"simulated, {unit}", low, high),
         shapes=[_line(low, low, high, high)],
     )
     sampled = "" if shown.shape[1] == total else f" (drawn: {count(shown.shape[1])} of them)"
@@ -159,7 +160,9 @@ def over_time(series: Data) -> Figure | None:
         text = f"{words}: correlation {correlation(one['correlation'])}"
         place = {"xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
         notes.append(label(text, 0, top, **place))
-    alike = ", ".join(f"{name} {correlation(series[name]['correlation'])}" for name in names)
+    alike = ", ".join(
+        f"{SERIES[name]} {correlation(series[name]['correlation'])}" for name in names
+    )
     title = f"The load over time correlates: {alike}"
     frame = layout(
         130 + 150 * len(names),
@@ -255,6 +258,14 @@ def ranks(ranking: Sequence[Data], cells: Sequence[Data]) -> Figure | None:
         shapes=[_line(span[0], span[0], span[1], span[1])],
     )
     return Figure(title, title, data, frame, keys)
+
+
+def _span(title: str, low: float, high: float) -> Data:
+    """An axis from *low* to *high*, log where they lie far apart."""
+    if high > _LOG_FROM * low:
+        return log_axis(title, low, high)
+    pad = 0.04 * (high - low) or 1.0
+    return axis(title, range=digits([low - pad, high + pad]))
 
 
 def _curve(key: Key, x: list[float], y: list[float], hover: str) -> Data:

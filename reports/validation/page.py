@@ -13,6 +13,7 @@ from ..text import MISSING, count, plural
 from . import figures
 from .terminal import capacity
 from .words import (
+    SERIES,
     answer,
     correlation,
     decisions,
@@ -78,7 +79,7 @@ def page(data: Data, command: str, version: str) -> str:
     cells = data["cells"]
     parts = {
         "Ranking of the cells": _ranking(data, plots),
-        "Figures": _per_cell(cells, lambda cell, n: _rows(cell, n, plots)),
+        "Figure by figure": _per_cell(cells, lambda cell, n: _rows(cell, n, plots)),
         "Request by request": _per_cell(cells, lambda cell, n: _requests(cell, n, plots)),
         "Over time": _per_cell(cells, lambda cell, n: _series(cell, n, plots)),
         "Step by step": _per_cell(cells, lambda cell, n: _steps(cell, n, plots)),
@@ -124,22 +125,23 @@ def _answer(data: Data) -> Html:
     return tag(
         "section",
         tag("p", answer(data), class_="lead"),
+        tag("ul", *checks) if checks else "",
         *(tag("p", text, class_="banner") for text in warnings),
         body,
-        tag("ul", *checks) if checks else "",
         id="answer",
         class_="answer",
     )
 
 
 def _cards(cell: Data) -> Html:
-    cards = [("KV capacity", signed(cell["capacity"]["error"]))]
+    off = cell["capacity"]["error"]
+    cards = [("KV capacity", "equal" if off == 0 else signed(off))]
     for metric, stat in _CARDS:
         row = find(cell, metric, stat)
         if row is not None:
             cards.append((label(row), error(row)))
     cards += [
-        (f"{name} over time", f"r {correlation(one['correlation'])}")
+        (f"{SERIES[name]} over time", f"r {correlation(one['correlation'])}")
         for name, one in cell["series"].items()
         if one["gated"]
     ]

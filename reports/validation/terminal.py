@@ -8,6 +8,7 @@ from typing import Any
 
 from ..text import MISSING, NBSP, count
 from .words import (
+    SERIES,
     answer,
     correlation,
     differing,
@@ -96,7 +97,8 @@ def _series(cell: Data) -> list[str]:
     if not cell["series"]:
         return []
     parts = [
-        f"{name} {correlation(one['correlation'])}" + ("" if one["gated"] else " (proves little)")
+        f"{SERIES[name]} {correlation(one['correlation'])}"
+        + ("" if one["gated"] else " (proves little)")
         for name, one in cell["series"].items()
     ]
     return [f"correlation over time: {' · '.join(parts)}"]

@@ -23,6 +23,8 @@ NAMES = {
     "preemptions": "preemptions",
     "steps": "steps",
 }
+#: a quantity over time -> what people call it
+SERIES = {"running": "running", "kv": "KV", "waiting": "waiting"}
 #: metrics of the answer, most telling first
 _LEADING = ("tpot_s", "ttft_s", "e2e_s")
 
