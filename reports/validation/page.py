@@ -194,13 +194,13 @@ def _rows(cell: Data, n: int, plots: Plots) -> Html:
         return Html("")
     repeats = any(row["noise"] is not None for row in rows)
     changes = [pair for pair in _CHANGES if any(row["changes"] for row in rows)]
-    heads = ["figure", "measured", "simulated", "error"]
+    heads = ["figure", "error", "measured", "simulated"]
     heads += ["repeats"] * repeats + [f"{name}, moves it by" for name, _ in changes]
     body = []
     for row in rows:
         more = [noise(row)] if repeats else []
         more += [swing(row, names) for _, names in changes]
-        body.append([label(row), *values(row), Td(error(row), "best"), *more])
+        body.append([label(row), Td(error(row), "best"), *values(row), *more])
     shown = table(heads, body, caption="simulated beside measured · * too few samples", wide=False)
     return join([plots.add(f"errors-{n}", figures.errors(rows)), shown])
 
