@@ -57,6 +57,7 @@ class Assembly(NamedTuple):
         config: the cluster.
         workload: its clients.
         limits: when to take no more work.
+        contents: what names the texts of the workload.
     """
 
     cell: Cell
@@ -64,6 +65,7 @@ class Assembly(NamedTuple):
     config: ClusterConfig
     workload: BuiltWorkload
     limits: RunLimits
+    contents: Contents
 
     def records(self, played: Played, log: StepLog | None) -> CellRecords:
         """The records of the cell, with its steps where they were logged."""
@@ -152,9 +154,10 @@ def assemble(cell: Cell, folders: Sequence[Path]) -> Assembly:
     config = cluster(scenario, found, folders)
     config.routing.rng = streams.get("routing")
     context = min(pool.capacity.max_model_len for pool in found)
-    workload = scenario.workload.build(streams, Contents(), folders, context)
+    contents = Contents()
+    workload = scenario.workload.build(streams, contents, folders, context)
     limits = RunLimits(scenario.limits.requests, _picoseconds(scenario.limits.duration_s))
-    return Assembly(cell, found, config, workload, limits)
+    return Assembly(cell, found, config, workload, limits, contents)
 
 
 def simulate_cell(

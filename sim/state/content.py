@@ -16,10 +16,17 @@ class Contents:
 
     def __init__(self) -> None:
         self._ids: dict[Hashable, int] = {}
+        self._keys: list[Hashable] = []  # of the ids that were asked for, and all before them
 
     def id(self, *key: Hashable) -> int:
         """The content id of the text that *key* names, e.g. ``id("system", 3)``."""
         return self._ids.setdefault(key, len(self._ids))
+
+    def key(self, content: int) -> Hashable:
+        """What names the text with this id: the same in every run, when ids are in order of use."""
+        if content >= len(self._keys):
+            self._keys.extend(itertools.islice(self._ids, len(self._keys), None))
+        return self._keys[content]
 
 
 class Chains:

@@ -1,0 +1,99 @@
+"""Pure decode steps as CUDA graphs: one a batch size, rows padded with nothing.
+
+A padded row has slot -1 (its KV is not written) and length 0 (its attention is zero).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .batch import Batch
+from .kv import KVCache
+from .model import Inputs, Model
+
+#: batch sizes that have a graph, as vLLM captures them: 1, 2, 4, then multiples of 8
+SIZES = (1, 2, 4, *range(8, 257, 8))
+_cuda: Any = torch.cuda  # untyped in places
+
+SPLITS = 8  #: parts of a sequence's keys in decode attention; a graph cannot choose by length
+
+
+class Graphs:
+    """Graphs of one model over one KV cache, captured when made.
+
+    Args:
+        most: sequences in the largest batch.
+        widest: blocks in the longest table.
+    """
+
+    def __init__(
+        self, model: Model, kv: KVCache, device: torch.device, most: int, widest: int
+    ) -> None:
+        self._sizes = [size for size in SIZES if size < most]
+        self._sizes += [size for size in SIZES if size >= most][:1]
+        top = self._sizes[-1]
+        self._tokens = torch.zeros(top, dtype=torch.int64, device=device)
+        self._positions = torch.zeros(top, dtype=torch.int32, device=device)
+        self._slots = torch.full((top,), -1, dtype=torch.int64, device=device)
+        self._tables = torch.zeros(top, widest, dtype=torch.int32, device=device)
+        self._lengths = torch.zeros(top, dtype=torch.int32, device=device)
+        self._rows = torch.arange(top, device=device)
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        pool = None
+        for size in reversed(self._sizes):  # the largest first: the others fit in its memory
+            inputs = self._inputs(size)
+            stream = _cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):  # kernels compile before anything is captured
+                model.ops.greedy(model.forward(inputs, kv))
+            torch.cuda.current_stream(device).wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                tokens = model.ops.greedy(model.forward(inputs, kv))
+            pool = graph.pool()
+            self._graphs[size] = (graph, tokens)
+
+    def _inputs(self, size: int) -> Inputs:
+        none = self._lengths[:0]
+        return Inputs(
+            self._tokens[:size],
+            self._positions[:size],
+            self._slots[:size],
+            size,
+            self._tables[:size],
+            self._lengths[:size],
+            self._tables[:0],
+            none,
+            torch.zeros(1, dtype=torch.int32, device=none.device),
+            self._rows[:size],
+            splits=SPLITS,
+        )
+
+    def bucket(self, batch: Batch) -> int:
+        """The graph that takes *batch*; 0 for none."""
+        count = len(batch.tokens)
+        if batch.decodes != count or len(batch.rows) != count:
+            return 0
+        return next((size for size in self._sizes if size >= count), 0)
+
+    def fill(self, batch: Batch, bucket: int) -> None:
+        """Write *batch* into the buffers of the graph."""
+        count, width = batch.tables.shape
+        for buffer, array in (
+            (self._tokens, batch.tokens),
+            (self._positions, batch.positions),
+            (self._slots, batch.slots),
+            (self._lengths, batch.lengths),
+        ):
+            buffer[:count].copy_(torch.from_numpy(array), non_blocking=True)
+        self._tables[:count, :width].copy_(torch.from_numpy(batch.tables), non_blocking=True)
+        self._slots[count:bucket] = -1
+        self._lengths[count:bucket] = 0
+
+    def replay(self, bucket: int) -> torch.Tensor:
+        """Launch the graph: [bucket] sampled tokens, overwritten by its next replay."""
+        graph, tokens = self._graphs[bucket]
+        graph.replay()
+        return tokens

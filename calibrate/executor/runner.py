@@ -1,0 +1,160 @@
+"""Steps on a device: inputs go there, the forward is launched, tokens come back."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from .batch import Batch
+from .graphs import Graphs
+from .kv import KVCache
+from .model import Inputs, Model
+
+PS_PER_NS = 1000
+_cuda: Any = torch.cuda  # untyped in places
+
+
+class Done(NamedTuple):
+    """What a step gave, and what it took on the host's and the device's clock.
+
+    Attributes:
+        tokens: the sampled ones, in the order of `Batch.rows`.
+        mode, bucket: as in `sim.state.steps.MEASURED_COLUMNS`.
+    """
+
+    tokens: list[int]
+    mode: str
+    bucket: int
+    prepare_ps: int
+    launch_ps: int
+    wait_ps: int
+    device_ps: int
+
+
+class Ticket(Protocol):
+    """A step under way."""
+
+    def wait(self) -> Done:
+        """Block until it is computed; call it once."""
+
+
+class StepRunner(Protocol):
+    """Where steps of one replica are computed."""
+
+    def launch(self, batch: Batch) -> Ticket:
+        """Compute a step after all that were launched before; may return at once."""
+
+    def read_blocks(self, blocks: list[int]) -> torch.Tensor:
+        """The KV of these blocks, after all steps launched so far; `KVCache.read`."""
+
+    def write_blocks(self, blocks: list[int], content: torch.Tensor) -> None:
+        """Put KV into these blocks, before any step launched from here on."""
+
+    def close(self) -> None:
+        """No step comes any more."""
+
+
+class Runner:
+    """Steps computed by this process, one after another.
+
+    Args:
+        graphs: capture pure decode steps in CUDA graphs up to this many sequences; 0: none.
+    """
+
+    def __init__(self, model: Model, kv: KVCache, device: torch.device, *, graphs: int) -> None:
+        self._model, self._kv, self._device = model, kv, device
+        widest = -(-len(model.cos_sin) // kv.block_size)
+        self._graphs = Graphs(model, kv, device, graphs, widest) if graphs else None
+
+    def launch(self, batch: Batch) -> Ticket:
+        """Compute a step after all that were launched before; returns at once on a GPU."""
+        begun = perf_counter_ns()
+        graphs = self._graphs
+        bucket = graphs.bucket(batch) if graphs is not None else 0
+        if bucket:
+            assert graphs is not None
+            graphs.fill(batch, bucket)
+        else:
+            inputs = inputs_of(batch, self._device)
+        prepared = perf_counter_ns()
+        before = self._mark()
+        if bucket:
+            assert graphs is not None
+            tokens = graphs.replay(bucket)[: len(batch.rows)]
+        elif len(batch.rows):
+            tokens = self._model.ops.greedy(self._model.forward(inputs, self._kv))
+        else:
+            self._model.forward(inputs, self._kv)
+            tokens = torch.empty(0, dtype=torch.int64)
+        after = self._mark()
+        if tokens.is_cuda:  # into pinned memory, or the copy would block the host
+            pinned = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            tokens = pinned.copy_(tokens, non_blocking=True)
+        home = self._mark()
+        launched = perf_counter_ns()
+        return _Launched(tokens, bucket, prepared - begun, launched - prepared, before, after, home)
+
+    def _mark(self) -> torch.cuda.Event | None:
+        """A point in the device's queue; None on a CPU, which has none."""
+        if self._device.type != "cuda":
+            return None
+        event: torch.cuda.Event = _cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def read_blocks(self, blocks: list[int]) -> torch.Tensor:
+        """The KV of these blocks; see `KVCache.read`."""
+        return self._kv.read(torch.tensor(blocks, device=self._device))
+
+    def write_blocks(self, blocks: list[int], content: torch.Tensor) -> None:
+        """Put KV into these blocks."""
+        self._kv.write(torch.tensor(blocks, device=self._device), content)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class _Launched(NamedTuple):
+    """A step in this process's queue; on a CPU it is computed already."""
+
+    sampled: torch.Tensor
+    bucket: int
+    prepare_ns: int
+    launch_ns: int
+    before: torch.cuda.Event | None
+    after: torch.cuda.Event | None
+    home: torch.cuda.Event | None
+
+    def wait(self) -> Done:
+        """Block until the tokens are here."""
+        begun = perf_counter_ns()
+        device_ns = self.launch_ns
+        if self.before is not None and self.after is not None and self.home is not None:
+            self.home.synchronize()
+            device_ns = round(self.before.elapsed_time(self.after) * 1e6)
+        tokens = self.sampled.tolist()
+        return Done(
+            tokens,
+            "graph" if self.bucket else "eager",
+            self.bucket,
+            self.prepare_ns * PS_PER_NS,
+            self.launch_ns * PS_PER_NS,
+            (perf_counter_ns() - begun) * PS_PER_NS,
+            device_ns * PS_PER_NS,
+        )
+
+
+def inputs_of(batch: Batch, device: torch.device) -> Inputs:
+    """*batch* on the device."""
+    tables = torch.from_numpy(batch.tables).to(device, non_blocking=True)
+    lengths = torch.from_numpy(batch.lengths).to(device, non_blocking=True)
+    tokens, positions, slots, starts, rows = (
+        torch.from_numpy(array).to(device, non_blocking=True)
+        for array in (batch.tokens, batch.positions, batch.slots, batch.query_start, batch.rows)
+    )
+    d = batch.decodes
+    return Inputs(
+        tokens, positions, slots, d, tables[:d], lengths[:d], tables[d:], lengths[d:], starts, rows
+    )

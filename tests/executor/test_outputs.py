@@ -1,0 +1,69 @@
+"""What the model says does not depend on how its steps were cut, nor on whose KV it read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEXT = """\
+name: s
+seed: 2
+cluster:
+  gpu: h100-sxm
+  model: mini.yaml
+  block_size: 4
+  kv_blocks: 140
+  engine: {max_num_batched_tokens: 64, max_num_seqs: 8, max_model_len: 160}
+workload:
+  kind: chat
+  sessions: 6
+  concurrency: 5
+  think_s: 0.001
+  turns: 2
+  system: {tokens: 22}
+  prompt_tokens: {kind: uniform, low: 3, high: 20}
+  output_tokens: {kind: uniform, low: 2, high: 30}
+"""
+PLAIN = ["cluster.engine.enable_prefix_caching=false", "cluster.engine.async_scheduling=false"]
+
+
+def answers(played: Any) -> dict[int, list[int]]:
+    """What each request was answered; request ids are told apart by session and turn."""
+    rows = played.requests
+    said: dict[tuple[int, int], dict[int, int]] = {}
+    for i, number in enumerate(rows["request_id"].tolist()):
+        key = (int(rows["session"][i]), int(rows["turn"][i]))
+        said[key] = dict(sorted(played.answers[0][number].items()))
+        first = int(rows["prompt_tokens"][i])
+        count = int(rows["output_tokens"][i])
+        assert set(said[key]) >= set(range(first, first + count)), "a token was never sampled"
+        said[key] = {at: said[key][at] for at in range(first, first + count)}
+    return said  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("model", ["mini.yaml", "moe.yaml"])
+def test_outputs_do_not_depend_on_chunks_cache_or_preemption(
+    model: str, tmp_path: Path, tools: Any
+) -> None:
+    base = f"cluster.model={model}"
+    plain, steps = tools.Both(tmp_path, TEXT, base, *PLAIN).executed(compute=True)
+    assert not steps["hit_tokens"].any()
+    expected = answers(plain)
+    assert len({token for said in expected.values() for token in said.values()}) > 20
+    for settings, column in (
+        ([], "hit_tokens"),
+        (["cluster.engine.max_num_batched_tokens=17"], "prefill_context_tokens"),
+        (["cluster.kv_blocks=41"], "preempted"),
+    ):
+        played, steps = tools.Both(tmp_path, TEXT, base, *settings).executed(compute=True)
+        assert steps[column].any(), f"the case has no {column}"
+        assert answers(played) == expected, settings
+
+
+def test_the_device_time_of_every_step_is_measured(tmp_path: Path, tools: Any) -> None:
+    played, steps = tools.Both(tmp_path, TEXT).executed(compute=True)
+    assert set(tools.MEASURED) < set(steps)
+    assert set(steps["mode"]) == {"eager"}
+    for name in ("schedule_ps", "prepare_ps", "launch_ps", "wait_ps", "account_ps", "device_ps"):
+        assert (steps[name] > 0).all(), name
+    assert steps["device_ps"].sum() == played.device_ps
