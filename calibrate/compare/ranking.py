@@ -40,7 +40,10 @@ def _sign(value: float) -> int:
 
 
 def ranking(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """τ of every figure that all *cells* (of `compare.compare`) have on both sides."""
+    """τ of every figure that all *cells* (of `compare.compare`) have on both sides.
+
+    ``all_tied`` where every cell is equal on both sides: there is nothing to rank.
+    """
     found = []
     for metric, statistic, less_is_better in RANKED:
         rows = [
@@ -56,6 +59,7 @@ def ranking(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "metric": metric,
                 "stat": statistic,
                 "tau": kendall(theirs, ours),
+                "all_tied": len({*theirs}) == len({*ours}) == 1,
                 "measured": _order(cells, theirs, less_is_better),
                 "simulated": _order(cells, ours, less_is_better),
             }

@@ -135,7 +135,12 @@ def _percent(share: float | None) -> float | None:
 
 
 def _taus(ranking: Sequence[dict[str, Any]]) -> Found:
-    return [(row["tau"], f"{row['metric'].removesuffix('_s')} ranking") for row in ranking]
+    """Of every figure in which the cells differ."""
+    return [
+        (row["tau"], f"{row['metric'].removesuffix('_s')} ranking")
+        for row in ranking
+        if not row["all_tied"]
+    ]
 
 
 def _place(cell: dict[str, Any], cells: Sequence[dict[str, Any]], what: str) -> str:

@@ -106,7 +106,7 @@ def answer(data: Data) -> str:
     first = data["cells"][0]
     if len(data["cells"]) == 1 and first["steps"] is not None:
         sentences.append(decisions(first["steps"]))
-    taus = [(NAMES[row["metric"]], row["tau"]) for row in data["ranking"]]
+    taus = [(NAMES[r["metric"]], r["tau"]) for r in data["ranking"] if not r["all_tied"]]
     if taus:
         shown = ", ".join(f"{name} {correlation(tau)}" for name, tau in taus)
         sentences.append(f"Kendall τ of the ranking: {shown}.")

@@ -13,6 +13,11 @@ workload: {kind: open-loop, requests: 40, arrivals: 20, system: {tokens: 500}}
 """
 
 
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    return TINY
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The scenario, in the working directory."""

@@ -38,7 +38,7 @@ def written(path: Path, data: object) -> Path:
     return path
 
 
-# ---- vLLM's request log ---------------------------------------------------------------------------
+# ---- vLLM's request log --------------------------------------------------------------------------
 
 
 def test_latencies_count_from_arrival_on_clocks_put_together(vllm_log: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_log_that_is_cut_off_is_refused(vllm_log: Path) -> None:
         load(vllm_log)
 
 
-# ---- vllm bench serve -----------------------------------------------------------------------------
+# ---- vllm bench serve ----------------------------------------------------------------------------
 
 
 def test_bench_lists_are_requests(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_appended_results_are_refused(tmp_path: Path) -> None:
         load(path)
 
 
-# ---- AIPerf ---------------------------------------------------------------------------------------
+# ---- AIPerf --------------------------------------------------------------------------------------
 
 
 def record(start_ns: int, **given: Any) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def test_aiperf_csv(tmp_path: Path) -> None:
     assert found["requests_per_s"] == {"value": 4.0}
 
 
-# ---- what is none of them -------------------------------------------------------------------------
+# ---- what is none of them ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", '{"x": 1}\n', "[1, 2]\n", "hello\n"])

@@ -15,7 +15,7 @@ from infersim.scenarios import build, grid, load
 from infersim.sim.cost.base import StepShape
 from infersim.sim.cost.linear import LinearCost
 
-# ---- Kendall τ-b ----------------------------------------------------------------------------------
+# ---- Kendall τ-b ---------------------------------------------------------------------------------
 
 
 def test_tau_of_known_rankings() -> None:
@@ -50,7 +50,7 @@ def test_cells_are_ranked_the_best_first() -> None:
     assert found["tau"] == pytest.approx(1 / 3)
 
 
-# ---- series ---------------------------------------------------------------------------------------
+# ---- series --------------------------------------------------------------------------------------
 
 
 def test_a_sample_holds_until_the_next_and_nothing_runs_outside() -> None:
@@ -70,7 +70,7 @@ def test_correlation_of_equal_and_of_opposite_loads() -> None:
     assert series.correlation(up, flat) is None
 
 
-# ---- small changes --------------------------------------------------------------------------------
+# ---- small changes -------------------------------------------------------------------------------
 
 
 def test_a_scaled_cost_agrees_with_its_own_line() -> None:
@@ -96,7 +96,7 @@ def test_fewer_blocks_cut_a_context_limit_that_no_longer_fits(tiny: Path) -> Non
     assert pool.limits.max_model_len == 50 * 16
 
 
-# ---- which run is of which cell -------------------------------------------------------------------
+# ---- which run is of which cell ------------------------------------------------------------------
 
 
 def run(name: str, cell: str = "") -> Measured:
@@ -119,12 +119,12 @@ def test_cells_of_a_folder_go_by_name_and_files_by_order() -> None:
 
 @pytest.mark.parametrize("runs", [[[run("x")]], [[run("f", "a")]], [[run("f", "c")] * 3]])
 def test_runs_that_fit_no_cells_are_refused(runs: list[list[Measured]]) -> None:
-    with pytest.raises(InputError, match="no run of b|runs for 2 cells") as caught:
+    with pytest.raises(InputError, match=r"no run of b|runs for 2 cells") as caught:
         match(["a", "b"], runs)
     assert "a, b" in caught.value.help
 
 
-# ---- tolerances -----------------------------------------------------------------------------------
+# ---- tolerances ----------------------------------------------------------------------------------
 
 
 def result(**given: object) -> dict[str, object]:

@@ -22,10 +22,8 @@ def log(factor: float = 1.0, replica: int = 0) -> Table:
     for i, (decodes, context, chunks, tokens, before) in enumerate(WORK):
         length = COST.base_ps + 10 * (decodes + chunks) + context + 51 * tokens + before
         took = round(length * factor)
-        rows.append(
-            (replica, i, now, now + took, decodes, context, chunks, tokens, before)
-            + (decodes + chunks, chunks, 0, 0, 0, 1000 + i)
-        )
+        plan = (decodes, context, chunks, tokens, before, decodes + chunks, chunks, 0, 0, 0)
+        rows.append((replica, i, now, now + took, *plan, 1000 + i))
         now += took
     columns = zip(*rows, strict=True)
     return {
