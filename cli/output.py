@@ -53,8 +53,15 @@ class RunFolder:
     hash: str
 
     @classmethod
-    def choose(cls, scenario: Scenario, inputs: Mapping[str, Path], out: Path | None) -> RunFolder:
-        """The folder *out*, or ``runs/<name>-<hash>``.
+    def choose(
+        cls,
+        scenario: Scenario,
+        inputs: Mapping[str, Path],
+        out: Path | None,
+        *,
+        kind: str = "",
+    ) -> RunFolder:
+        """The folder *out*, or ``runs/<name><kind>-<hash>``.
 
         Raises:
             InputError: it holds something that is no run.
@@ -64,7 +71,7 @@ class RunFolder:
         }
         text = json.dumps([scenario.resolved(), files])
         digest = sha256(text.encode()).hexdigest()[:8]
-        folder = out or Path("runs") / f"{scenario.name}-{digest}"
+        folder = out or Path("runs") / f"{scenario.name}{kind}-{digest}"
         _check(folder)
         return cls(folder, scenario, inputs, files, digest)
 

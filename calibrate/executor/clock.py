@@ -93,16 +93,18 @@ class VirtualClock(Clock):
 
 
 class WallClock(Clock):
-    """Steps last as long as they last."""
+    """Steps last as long as they last. It stands still until `run_out`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._began_ns = perf_counter_ns()
+        self._began_ns: int | None = None
         self._steps: list[Stepping] = []  # whose oldest step is awaited
 
     @property
     def now_ps(self) -> Picoseconds:
-        """Real time since the clock was made."""
+        """Real time since the run began."""
+        if self._began_ns is None:
+            return 0
         return (perf_counter_ns() - self._began_ns) * PS_PER_NS
 
     @property
@@ -117,6 +119,7 @@ class WallClock(Clock):
 
     def run_out(self) -> None:
         """Run until nothing is left to happen."""
+        self._began_ns = perf_counter_ns()
         while True:
             self._run_due()
             if self._steps:

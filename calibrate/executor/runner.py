@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from .batch import Batch
@@ -95,6 +96,27 @@ class Runner:
         home = self._mark()
         launched = perf_counter_ns()
         return _Launched(tokens, bucket, prepared - begun, launched - prepared, before, after, home)
+
+    def warm_up(self, most_tokens: int) -> None:
+        """Compute steps of nothing, so that no measured step loads or compiles a kernel.
+
+        Args:
+            most_tokens: of the longest chunk.
+        """
+        for count in (1, 2, most_tokens):
+            batch = Batch(
+                tokens=np.zeros(count, dtype=np.int64),
+                positions=np.arange(count, dtype=np.int32),
+                slots=np.full(count, -1, dtype=np.int64),
+                decodes=int(count == 1),
+                tables=np.zeros((1, -(-count // self._kv.block_size)), dtype=np.int32),
+                lengths=np.array([count], dtype=np.int32),
+                query_start=np.array([0] if count == 1 else [0, count], dtype=np.int32),
+                rows=np.array([count - 1]),
+            )
+            inputs = inputs_of(batch, self._device)
+            for _ in range(2):
+                self._model.ops.greedy(self._model.forward(inputs, self._kv)).tolist()
 
     def _mark(self) -> torch.cuda.Event | None:
         """A point in the device's queue; None on a CPU, which has none."""

@@ -10,7 +10,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the executor needs torch", exc_type=ImportError)
 
-from infersim.calibrate.executor import clock, host, kv, model, ops, runner, texts, weights  # noqa: E402
+from infersim.calibrate.executor import (  # noqa: E402
+    clock,
+    host,
+    kv,
+    model,
+    ops,
+    runner,
+    texts,
+    weights,
+)
 from infersim.policies.types import ReplicaId  # noqa: E402
 from infersim.scenarios import build, grid, load  # noqa: E402
 from infersim.sim.engine.run import Outcome, simulate  # noqa: E402

@@ -1,0 +1,282 @@
+"""A scenario on the executor: pools to models and devices, runs to records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from ..policies.errors import InputError
+from ..scenarios import build
+from ..sim.engine.config import Effort
+from ..sim.engine.foresight import foresee, oracle_pool
+from ..sim.state.content import Chains
+from ..sim.state.records import CellRecords
+from ..sim.state.steps import StepLog
+
+if TYPE_CHECKING:
+    from ..policies.types import Picoseconds, ReplicaId
+    from ..scenarios.grid import Cell
+    from ..scenarios.pools import Pool
+    from ..sim.engine.config import PoolConfig
+    from .executor.model import Model
+    from .executor.runner import StepRunner
+
+GB = 1e9
+GRAPHS_UP_TO = 256  #: sequences in the largest batch that has a CUDA graph
+WARM_UP_TOKENS = 512  #: of the longest chunk before the clock starts
+INSTALL = "pip install 'infersim[gpu]', or torch alone for --backend torch"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a scenario is executed.
+
+    Attributes:
+        clock: virtual takes the time of steps from the cost model, wall is the real one.
+        backend: of the operations; triton on a CPU is the interpreter, for tiny models only.
+        weights: folder of a checkpoint; None: random ones from the scenario's seed.
+        graphs: decode steps are CUDA graphs, where backend and device have them.
+    """
+
+    clock: Literal["virtual", "wall"] = "virtual"
+    backend: Literal["torch", "triton"] = "torch"
+    device: Literal["cpu", "cuda"] = "cpu"
+    weights: Path | None = None
+    graphs: bool = True
+
+
+class Execution(NamedTuple):
+    """A cell's records, what it cost, and the share of the run in which the device computed."""
+
+    records: CellRecords
+    effort: Effort
+    device_share: float
+
+
+def check_installed(options: Options) -> None:
+    """Refuse what cannot run here, before anything is loaded.
+
+    Raises:
+        InputError: torch or triton is missing, or the device.
+    """
+    if find_spec("torch") is None:
+        raise InputError("infersim execute needs torch, which is not installed", help=INSTALL)
+    if options.backend == "triton":
+        if find_spec("triton") is None:
+            raise InputError("--backend triton needs triton, which is not installed", help=INSTALL)
+        if options.device == "cpu":
+            os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+    if options.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError(
+                "there is no CUDA device here", where="--device", help="--device cpu computes too"
+            )
+
+
+def execute_cell(
+    cell: Cell,
+    folders: Sequence[Path],
+    options: Options,
+    told: Callable[[float, int, float], None] = lambda now_s, ended, share: None,
+) -> Execution:
+    """Execute one cell from start to end.
+
+    Args:
+        told: progress: seconds on the run's clock, requests that ended, the share done.
+
+    Raises:
+        InfersimError: whatever stops it.
+    """
+    from .executor.clock import VirtualClock, WallClock
+    from .executor.host import Host
+    from .executor.texts import Texts
+
+    made = build.assemble(cell, folders)
+    devices = Devices(made.pools, cell.scenario.seed, options)
+    seer, seen = oracle_pool(made.config), None
+    if seer is not None:
+        chains = Chains()
+        future, arrivals = foresee(made.config, seer, made.workload, chains)
+        seen = (chains, arrivals, future)
+    expected = made.workload.expected_requests
+    if made.limits.requests is not None:
+        expected = min(made.limits.requests, expected or made.limits.requests)
+
+    def progress(now_ps: Picoseconds, ended: int) -> None:
+        told(now_ps / 1e12, ended, min(1.0, ended / expected) if expected else float("nan"))
+
+    log = StepLog(measured=True)
+    host = Host(
+        made.config,
+        made.workload,
+        made.limits,
+        VirtualClock() if options.clock == "virtual" else WallClock(),
+        texts=lambda: Texts(devices.vocab, made.contents),
+        make_runner=devices.runner,
+        log=log,
+        told=progress,
+        seen=seen,
+    )
+    begun = perf_counter()
+    played = host.play()
+    wall_s = perf_counter() - begun
+    records = made.records(played, log)
+    source = f"measured: {devices.said}"
+    if options.clock == "virtual":
+        source = f"{records.cost_source} (virtual clock; computed by {devices.said})"
+    records = replace(records, cost_source=source, notes=[*records.notes, *devices.notes])
+    effort = Effort(steps=played.totals["steps"], wall_s=wall_s)
+    return Execution(records, effort, played.device_ps / 1e12 / wall_s)
+
+
+class Devices:
+    """Models and KV caches of the pools of a scenario, all on one device.
+
+    Raises:
+        InputError: a pool is none for one device, or they do not fit on it together.
+    """
+
+    def __init__(self, pools: Sequence[Pool], seed: int, options: Options) -> None:
+        import torch
+
+        self._options, self._seed = options, seed
+        self._pools = {pool.spec.name: pool for pool in pools}
+        self._models: dict[str, Model] = {}
+        self._device = torch.device(options.device)
+        cuda = options.device == "cuda"
+        self._dtype = torch.bfloat16 if cuda else torch.float32
+        for pool in pools:
+            _check(pool)
+        self._check_memory()
+        self.vocab = min(pool.model.vocab for pool in pools)
+        name = torch.cuda.get_device_name() if cuda else "the CPU"
+        self.said = f"infersim's executor, {options.backend} on {name}, torch {torch.__version__}"
+        drawn = "weights drawn from the seed" if options.weights is None else "given weights"
+        self.notes = [
+            f"executed: {drawn}, {str(self._dtype).removeprefix('torch.')}; texts are token ids "
+            "that only their names decide, answers too, whatever the model samples"
+        ]
+        if options.clock == "wall" and sum(pool.spec.replicas for pool in pools) > 1:
+            raise InputError(
+                "a real clock needs one replica: others would wait for the one device",
+                where="cluster.replicas",
+                help="--clock virtual takes any number",
+            )
+
+    def runner(self, config: PoolConfig, number: ReplicaId) -> StepRunner:
+        """A device for replica *number*: its own KV, the model shared with its pool."""
+        from .executor.kv import KVCache
+        from .executor.runner import Runner
+
+        pool, limits = self._pools[config.name], config.limits
+        model = self._model(pool)
+        cache = KVCache(
+            pool.model,
+            limits.kv_blocks,
+            limits.block_size,
+            dtype=self._dtype,
+            device=self._device,
+        )
+        graphs = self._options.graphs and model.ops.graphs and self._options.device == "cuda"
+        most = min(limits.max_num_seqs, GRAPHS_UP_TO) if graphs else 0
+        runner = Runner(model, cache, self._device, graphs=most)
+        if self._options.clock == "wall":
+            runner.warm_up(min(limits.max_num_batched_tokens, limits.max_model_len, WARM_UP_TOKENS))
+        return runner
+
+    def _model(self, pool: Pool) -> Model:
+        from .executor import weights
+        from .executor.model import Model
+
+        found = self._models.get(pool.model.name)
+        if found is None:
+            source: weights.Source
+            if self._options.weights is None:
+                source = weights.random(self._seed, self._dtype, self._device)
+            else:
+                source = weights.Checkpoint(self._options.weights, self._dtype, self._device)
+            positions = max(p.capacity.max_model_len for p in self._pools.values())
+            found = Model(pool.model, self._ops(), source, positions, self._device)
+            self._models[pool.model.name] = found
+        return found
+
+    def _ops(self) -> Any:
+        if self._options.backend == "triton":
+            from .executor.triton_ops import TritonOps
+
+            return TritonOps()
+        from .executor.ops import TorchOps
+
+        return TorchOps()
+
+    def _check_memory(self) -> None:
+        from .executor.kv import KVCache
+
+        pools = list(self._pools.values())
+        models = {pool.model.name: pool.model for pool in pools}
+        weights = sum(model.parameters for model in models.values()) * self._dtype.itemsize
+        kv = sum(
+            pool.spec.replicas
+            * KVCache.size_bytes(
+                pool.model, pool.capacity.blocks, pool.spec.block_size, self._dtype
+            )
+            for pool in pools
+        )
+        free = free_bytes(self._options.device)
+        if weights + kv > free:
+            raise InputError(
+                f"{weights / GB:.1f} GB of weights and {kv / GB:.1f} GB of KV do not fit in the "
+                f"{free / GB:.1f} GB that are free on the device",
+                where="cluster",
+                help="a smaller model, or fewer blocks: --set cluster.kv_blocks=1000",
+            )
+
+
+def _check(pool: Pool) -> None:
+    """Refuse what does not run on one device in its own number format."""
+    from .executor.model import check
+
+    check(pool.model)
+    spec = pool.spec
+    if spec.tp * spec.pp > 1:
+        raise InputError(
+            f"the executor computes on one device, found tp {spec.tp} pp {spec.pp}",
+            where="cluster",
+        )
+    if pool.model.format(spec.dtype).name != "bf16":
+        raise InputError(
+            f"the executor computes in bf16, and in fp32 on a CPU; {pool.model.name} is "
+            f"{pool.model.format(spec.dtype).name} here",
+            where="cluster.dtype",
+            help="--set cluster.dtype=bf16",
+        )
+    if spec.kv_dtype not in ("auto", "bf16", "bfloat16"):
+        raise InputError(
+            f"the executor keeps KV in bf16, and in fp32 on a CPU; found {spec.kv_dtype}",
+            where="cluster.kv_dtype",
+            help="--set cluster.kv_dtype=auto",
+        )
+
+
+def free_bytes(device: str) -> int:
+    """Memory that is free on *device* ("cpu" or "cuda")."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 1 << 62  # it cannot be known

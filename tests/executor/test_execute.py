@@ -1,0 +1,129 @@
+"""``infersim execute``: files, clocks and refusals."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from infersim.calibrate import execute
+from infersim.cli.main import run
+
+TEXT = """\
+name: mini
+seed: 3
+cluster:
+  gpu: cpu
+  model: tiny
+  kv_blocks: 101
+  engine: {max_model_len: 400, max_num_batched_tokens: 128}
+workload:
+  kind: open-loop
+  requests: 8
+  arrivals: 100
+  system: {tokens: 40}
+  prompt_tokens: {kind: uniform, low: 5, high: 60}
+  output_tokens: {kind: uniform, low: 1, high: 8}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mini.yaml").write_text(TEXT)
+
+
+def folder(name: str) -> Path:
+    (found,) = (path for path in Path("runs").iterdir() if path.name.startswith(name))
+    return found
+
+
+def test_a_virtual_run_is_the_simulated_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["execute", "mini.yaml", "--json", "--quiet"]) == 0
+    executed = json.loads(capsys.readouterr().out)
+    assert run(["run", "mini.yaml", "--json", "--quiet", "--trace", "--out", "runs/simulated"]) == 0
+    simulated = json.loads(capsys.readouterr().out)
+    assert executed["cells"] == simulated["cells"]
+    mine = pd.read_parquet(folder("mini-executed-") / "steps.parquet")
+    theirs = pd.read_parquet(folder("simulated") / "steps.parquet")
+    assert mine[list(theirs.columns)].equals(theirs)
+    assert {p.name for p in folder("mini-executed-").iterdir()} >= {
+        "summary.json",
+        "requests.parquet",
+        "report.html",
+        "timing.json",
+    }
+
+
+def test_a_real_clock_measures_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--clock", "wall", "--no-report", "--out", "wall"]
+    assert run(["execute", "mini.yaml", *settings]) == 0
+    assert "device busy" in capsys.readouterr().err
+    rows = pd.read_parquet("wall/requests.parquet")
+    steps = pd.read_parquet("wall/steps.parquet")
+    assert (rows["status"] == "finished").all()
+    order = ["arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps"]
+    assert all((rows[a] <= rows[b]).all() for a, b in itertools.pairwise(order))
+    took = steps["end_ps"] - steps["start_ps"]
+    assert (took.to_numpy()[1:] > 0).all()
+    assert steps["start_ps"].is_monotonic_increasing
+    assert np.all(steps["device_ps"].sum() <= steps["end_ps"].max())
+    timing = json.loads(Path("wall/timing.json").read_text())
+    assert 0 < timing["device_share"][0] < 1
+    summary = json.loads(Path("wall/summary.json").read_text())
+    assert summary["provenance"]["cost_source"][0].startswith("measured: infersim's executor")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["--set", "cluster.model=deepseek-v3"], "latent attention"),
+        (["--set", "cluster.kv_blocks=unlimited"], "do not fit"),
+        (["--set", "cluster.model=gpt-oss-20b"], "sliding windows"),
+        (["--set", "cluster.dtype=fp8"], "computes in bf16"),
+        (["--set", "cluster.kv_dtype=fp8"], "keeps KV in bf16"),
+        (["--set", "cluster.replicas=2", "--clock", "wall"], "needs one replica"),
+        (["--weights", "."], "no .safetensors file"),
+        (["--cell", "other"], "unknown cell"),
+    ],
+)
+def test_what_it_cannot_do_it_refuses(
+    settings: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["execute", "mini.yaml", *settings]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not Path("runs").exists()
+
+
+def test_a_model_too_large_for_the_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(execute, "free_bytes", lambda device: 10**7)
+    assert run(["execute", "mini.yaml"]) == 2
+    assert "0.0 GB that are free" in capsys.readouterr().err
+
+
+def test_without_torch_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = execute.find_spec
+    monkeypatch.setattr(execute, "find_spec", lambda name: None if name == "torch" else find(name))
+    assert run(["execute", "mini.yaml"]) == 2
+    assert "pip install" in capsys.readouterr().err
+
+
+def test_simulating_imports_no_torch() -> None:
+    script = (
+        "import sys; from infersim.cli.main import run; "
+        "code = run(['run', 'mini.yaml', '--quiet', '--no-report']); "
+        "sys.exit(code or any(m.split('.')[0] in ('torch', 'triton') for m in sys.modules))"
+    )
+    done: Any = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
