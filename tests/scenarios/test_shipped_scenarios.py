@@ -21,6 +21,7 @@ EXPECTED = {
     "pd_vs_colocated",
     "rag_shared_documents",
     "shared_system_prompt",
+    "validate_vllm_4090",
 }
 
 

@@ -158,7 +158,7 @@ def test_a_log_s_settings_are_compared_with_the_scenario_s(
 
 def test_a_grid_is_ranked(tiny: Path, capsys: Captured) -> None:
     tiny.write_text(tiny.read_text() + "compare: {cluster.engine.max_num_seqs: [2, 4, 16]}\n")
-    assert run(["run", "tiny.yaml", "-q", "--no-report", "--out", "grid"]) == 0
+    assert run(["run", "tiny.yaml", "-q", "--no-report", "--jobs", "1", "--out", "grid"]) == 0
     capsys.readouterr()
     words = ["tiny.yaml", "--against", "grid", "--no-sensitivity", "--tolerance", "tau=0.9,ttft=0"]
     found = validated(capsys, *words)
