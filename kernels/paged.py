@@ -1,11 +1,10 @@
-"""Attention over a paged cache in plain torch: what the references of the attention kernels share."""
+"""Attention over a paged cache in plain torch, which references share, and what it works."""
 
 from __future__ import annotations
 
 import torch
 
 from .work import Work
-
 
 #: bytes of an element of q and the output, and of one of the cache
 Sizes = tuple[int, int]
