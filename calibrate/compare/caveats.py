@@ -25,6 +25,12 @@ def caveats(
             for row in cell["settings"]
         ),
     ]
+    modelled = [run.name for run in measured if run.timed_by]
+    if modelled:
+        warnings.append(
+            f"the times of {', '.join(modelled)} are a cost model's ({measured[0].format}): only "
+            "its decisions are evidence"
+        )
     unfinished = [run.unfinished for run in (*measured, ours)]
     if len(set(unfinished)) > 1:
         *theirs, mine = unfinished

@@ -87,6 +87,7 @@ class Measured:
         settings: how the engine was set, under the scenario's names for these settings.
         unfinished: requests that failed, were shed or never ended; in none of the figures.
         cell: name of the cell, where the record has cells.
+        timed_by: the cost model whose times these are; "" for a real clock.
         notes: what the reader must know.
     """
 
@@ -102,6 +103,7 @@ class Measured:
     settings: dict[str, Any] = field(default_factory=dict)
     unfinished: int = 0
     cell: str = ""
+    timed_by: str = ""
     notes: tuple[str, ...] = ()
 
 

@@ -124,10 +124,14 @@ def _values(cell: dict[str, Any], base: str, stat: str) -> Found:
 
 def _errors(cell: dict[str, Any], wanted: Sequence[tuple[str, str]]) -> Found:
     rows = {(row["metric"], row["stat"]): row["error"] for row in cell["rows"]}
-    return [
-        (_percent(rows.get(key)), f"{key[0].removesuffix('_s')} {key[1]}".removesuffix(" value"))
-        for key in wanted
-    ]
+    return [(_percent(rows.get(key)), _named(*key)) for key in wanted]
+
+
+def _named(metric: str, stat: str) -> str:
+    """ "ttft mean", "hit rate"."""
+    if stat == "value":
+        return metric.replace("_per_s", "/s").replace("_", " ")
+    return f"{metric.removesuffix('_s')} {stat}"
 
 
 def _percent(share: float | None) -> float | None:
@@ -137,7 +141,7 @@ def _percent(share: float | None) -> float | None:
 def _taus(ranking: Sequence[dict[str, Any]]) -> Found:
     """Of every figure in which the cells differ."""
     return [
-        (row["tau"], f"{row['metric'].removesuffix('_s')} ranking")
+        (row["tau"], f"ranking by {_named(row['metric'], row['stat'])}")
         for row in ranking
         if not row["all_tied"]
     ]

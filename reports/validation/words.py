@@ -112,10 +112,8 @@ def answer(data: Data) -> str:
         sentences.append(f"Kendall τ of the ranking: {shown}.")
     broken = [row for row in data["checks"] if not row["met"]]
     if data["checks"]:
-        kept = plural(len(data["checks"]), "limit")
-        sentences.append(
-            f"{len(broken)} of {kept} broken." if broken else f"Every limit of {kept} kept."
-        )
+        limits = plural(len(data["checks"]), "limit")
+        sentences.append(f"{len(broken)} of {limits} broken." if broken else f"{limits} kept.")
     return " ".join(sentences)
 
 

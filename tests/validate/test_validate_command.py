@@ -71,6 +71,7 @@ def test_a_run_against_itself_has_no_error(recorded: Path, capsys: Captured) -> 
     assert cell["paired"]
     assert {row["metric"] for row in cell["rows"]} >= {"itl_s", "hit_rate", "preemptions"}
     assert cell["ttft_share_of_e2e"] == 0
+    assert any("only its decisions are evidence" in text for text in cell["caveats"]["warnings"])
 
 
 def test_every_step_slower_is_reported_as_that(recorded: Path, capsys: Captured) -> None:

@@ -13,7 +13,8 @@ from ..figures import STATISTICS
 from ..measured import Figures, Floats, Measured, Requests, Series, in_order
 from .values import json_of
 
-FORMAT = "infersim run"
+#: how the source of a run's step times begins when a real clock took them
+MEASURED = "measured: "
 SUMMARY = "summary.json"
 Table = dict[str, NDArray[Any]]
 
@@ -34,6 +35,7 @@ def load(folder: Path) -> list[Measured]:
     notes: tuple[str, ...] = ()
     if "incomplete" in summary:
         notes = ("the run is incomplete: some of its cells did not end",)
+    timed_by, format = _clock(summary)
     found = []
     for cell in cells:
         try:
@@ -47,7 +49,7 @@ def load(folder: Path) -> list[Measured]:
         found.append(
             Measured(
                 name=folder.name,
-                format=FORMAT,
+                format=format,
                 requests=rows,
                 given=_given(metrics),
                 series=series_of(_of(series, name), kv_blocks) if series else None,
@@ -55,10 +57,21 @@ def load(folder: Path) -> list[Measured]:
                 kv_blocks=kv_blocks,
                 unfinished=unfinished,
                 cell=name,
+                timed_by=timed_by,
                 notes=notes,
             )
         )
     return found
+
+
+def _clock(summary: dict[str, Any]) -> tuple[str, str]:
+    """The cost model that gave the run its times ("" for none), and what kind of run it was."""
+    origin = summary.get("provenance")
+    sources = origin.get("cost_source") if isinstance(origin, dict) else None
+    found = "; ".join(map(str, sources)) if isinstance(sources, list) else "not stated"
+    if found.startswith(MEASURED):
+        return "", "executor, real clock"
+    return found, "executor, virtual clock" if "executor" in found else "simulated run"
 
 
 def from_columns(columns: Table) -> tuple[Requests, int]:
