@@ -69,8 +69,9 @@ def ranking(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _order(
     cells: Sequence[dict[str, Any]], values: Sequence[float], less_is_better: bool
-) -> list[str]:
-    """Names of the cells, the best first; ties in the order of the scenario."""
-    sign = 1 if less_is_better else -1
-    order = sorted(range(len(values)), key=lambda i: (sign * values[i], i))
-    return [str(cells[i]["name"]) for i in order]
+) -> list[list[str]]:
+    """Names of the cells by place, the best first; those that are tied share a place."""
+    places: dict[float, list[str]] = {}
+    for value, cell in zip(values, cells, strict=True):
+        places.setdefault(value, []).append(str(cell["name"]))
+    return [places[value] for value in sorted(places, reverse=not less_is_better)]

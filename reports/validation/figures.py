@@ -163,7 +163,7 @@ def over_time(series: Data) -> Figure | None:
     alike = ", ".join(
         f"{SERIES[name]} {correlation(series[name]['correlation'])}" for name in names
     )
-    title = f"The load over time correlates: {alike}"
+    title = f"Correlation of the load over time: {alike}"
     frame = layout(
         130 + 150 * len(names),
         margin={"l": 44, "r": 14, "t": 26, "b": 44},
@@ -230,15 +230,14 @@ def ranks(ranking: Sequence[Data], cells: Sequence[Data]) -> Figure | None:
     data, keys = [], []
     for n, row in enumerate(known):
         color, marker = PALETTE[n % len(PALETTE)], MARKERS[n % len(MARKERS)]
-        places = [
-            (row["measured"].index(c["name"]), row["simulated"].index(c["name"])) for c in cells
-        ]
+        theirs, ours = _places(row["measured"]), _places(row["simulated"])
+        places = [(theirs[c["name"]], ours[c["name"]]) for c in cells]
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": [a + 1 for a, _ in places],
-                "y": [b + 1 + 0.08 * (n - (len(known) - 1) / 2) for _, b in places],
+                "x": [a for a, _ in places],
+                "y": [b + 0.08 * (n - (len(known) - 1) / 2) for _, b in places],
                 "text": [c["name"] for c in cells],
                 "marker": {"color": color, "symbol": marker, "size": 9, "opacity": 0.8},
                 "hovertemplate": "%{text}<extra></extra>",
@@ -258,6 +257,15 @@ def ranks(ranking: Sequence[Data], cells: Sequence[Data]) -> Figure | None:
         shapes=[_line(span[0], span[0], span[1], span[1])],
     )
     return Figure(title, title, data, frame, keys)
+
+
+def _places(order: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The place of every cell from 1; those that are tied have the mean of theirs."""
+    found, before = {}, 0
+    for names in order:
+        found.update(dict.fromkeys(names, before + (len(names) + 1) / 2))
+        before += len(names)
+    return found
 
 
 def _span(title: str, low: float, high: float) -> Data:

@@ -263,14 +263,18 @@ def _ranking(data: Data, plots: Plots) -> Html:
         [
             label(row),
             correlation(row["tau"]),
-            Td(" > ".join(row["measured"]), "prose"),
-            Td(" > ".join(row["simulated"]), "prose"),
+            *(Td(_order(row[side]), "prose") for side in ("measured", "simulated")),
         ]
         for row in data["ranking"]
     ]
     caption = "Kendall τ-b of the cells' order, the best first"
     shown = table(["figure", "τ", "measured", "simulated"], rows, caption=caption)
     return join([plots.add("ranks", figures.ranks(data["ranking"], data["cells"])), shown])
+
+
+def _order(places: Sequence[Sequence[str]]) -> str:
+    """Cells by place: ">" is better than, "=" is tied with."""
+    return " > ".join(" = ".join(names) for names in places)
 
 
 def _ground(cell: Data) -> Html:

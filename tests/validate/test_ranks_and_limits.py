@@ -45,9 +45,11 @@ def cell(name: str, measured: float, simulated: float) -> dict[str, object]:
 
 def test_cells_are_ranked_the_best_first() -> None:
     (found,) = ranking([cell("a", 3, 30), cell("b", 1, 10), cell("c", 2, 40)])
-    assert found["measured"] == ["b", "c", "a"]
-    assert found["simulated"] == ["b", "a", "c"]
+    assert found["measured"] == [["b"], ["c"], ["a"]]
+    assert found["simulated"] == [["b"], ["a"], ["c"]]
     assert found["tau"] == pytest.approx(1 / 3)
+    (tied,) = ranking([cell("a", 2, 2), cell("b", 2, 1), cell("c", 1, 3)])
+    assert tied["measured"] == [["c"], ["a", "b"]]
 
 
 # ---- series --------------------------------------------------------------------------------------
