@@ -9,11 +9,11 @@ from typing import Any, TypeAlias, TypeVar
 from ...policies.errors import InputError
 from ...policies.eviction.future import NextUse
 from ...policies.types import Picoseconds, ReplicaId, Request, Routable
-from ..net.link import FifoLink
 from ..state.connector import Connector
 from ..state.content import Chain, Chains
 from ..state.journal import Journal, RequestRecord
 from ..state.kv.build import make_pool
+from ..state.link import FifoLink
 from ..state.misses import MissExplainer
 from ..state.plan import StepPlan
 from ..state.queue import FifoQueue, OrderedQueue, WaitingQueue
@@ -21,12 +21,12 @@ from ..state.records import GapHistogram
 from ..state.replica import Replica
 from ..state.sequence import Sequence
 from ..state.session import Call, CallResult
-from .clock import Clock
+from ..state.split import Pull, PullConnector, Splitter
+from .clock import ARRIVAL, Clock
 from .config import ClusterConfig, Effort, PoolConfig
 from .lockstep import Lockstep, Rank
 from .reports import Live, Report
 from .server import Server
-from .split import PullConnector, Splitter
 
 Answer: TypeAlias = Callable[[CallResult], Any]
 S = TypeVar("S", bound=Server)
@@ -60,9 +60,10 @@ class Cluster:
         self.mixed: list[ReplicaId] = []
         self.prefill: list[ReplicaId] = []
         self.decode: list[ReplicaId] = []
-        self._splitter = Splitter(
-            config.kv_link, clock, self.servers, lambda seq, i: self.servers[i].submit(seq)
-        )
+        link = config.kv_link
+        #: what carries KV between pools
+        self.link = FifoLink(link.latency_ps, link.bytes_per_s) if link is not None else None
+        self._splitter = Splitter(self.servers.__getitem__, lambda: clock.now_ps, self._carry)
         for pool in config.pools:
             ids = {"both": self.mixed, "prefill": self.prefill, "decode": self.decode}[pool.role]
             for _ in range(pool.replicas):
@@ -91,7 +92,9 @@ class Cluster:
         if pool.role == "prefill":
             connector = self._splitter.source
         elif pool.role == "decode":
-            connector = PullConnector(self._splitter, number, pool)
+            connector = PullConnector(
+                self._splitter, pool.limits.block_size, pool.kv_bytes_per_token
+            )
         replica = Replica(
             pool.limits,
             kv,
@@ -144,7 +147,11 @@ class Cluster:
         if placement.decode is None:
             seq = Sequence(request, call.output_tokens, chain, pool.limits.max_model_len)
         else:
-            seq = self._splitter.split(request, call.output_tokens, chain, placement, pool, final)
+            if self.link is None:
+                raise InputError("a split request needs a link for its KV", where="links.kv")
+            seq = self._splitter.split(
+                request, call.output_tokens, chain, placement, pool.limits, final.limits
+            )
         seq.record = record
         self.servers[placement.prefill].submit(seq)
 
@@ -218,10 +225,10 @@ class Cluster:
         """Requests taken and not answered yet."""
         return len(self._answers)
 
-    @property
-    def link(self) -> FifoLink | None:
-        """What carries KV between pools."""
-        return self._splitter.link
+    def _carry(self, pull: Pull, arrived: Callable[[], None]) -> None:
+        assert self.link is not None
+        arrival = self.link.send(self.clock.now_ps, pull.size_bytes)
+        self.clock.at(arrival, ARRIVAL, lambda _: arrived())
 
     # ---- what routers see -----------------------------------------------------------------------
 

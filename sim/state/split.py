@@ -4,18 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ...policies.disaggregation.base import Placement
-from ...policies.errors import InputError
-from ...policies.types import Picoseconds, Request
-from ..net.link import FifoLink
-from ..state.connector import Remote
-from ..state.content import Chain
-from ..state.sequence import Sequence
-from ..state.transfer import KVTransfer, Stage
-from .clock import ARRIVAL, Clock
-from .config import LinkConfig, PoolConfig
-from .server import Server
+from ...policies.types import Picoseconds, ReplicaId, Request
+from .config import EngineLimits
+from .connector import Remote
+from .content import Chain
+from .replica import Replica
+from .sequence import Sequence
+from .transfer import KVTransfer, Stage
+
+
+class Pull(NamedTuple):
+    """KV that a decode replica asks for.
+
+    Attributes:
+        source: its blocks are read, those of the last `tokens` prompt tokens.
+        target: its blocks are written.
+        prefill, decode: their replicas.
+        tokens: of the prompt, from a block boundary to its end.
+        size_bytes: in whole blocks.
+    """
+
+    source: Sequence
+    target: Sequence
+    prefill: ReplicaId
+    decode: ReplicaId
+    tokens: int
+    size_bytes: int
+
+
+class Tellable(Protocol):
+    """A replica in its host."""
+
+    replica: Replica
+
+    def submit(self, seq: Sequence) -> None:
+        """A request arrives."""
+
+    def tell(self, message: Callable[[], None]) -> None:
+        """Do *message* to the replica at the next decision, as workers report with a step."""
+
+
+#: moves KV and calls back when it has arrived
+Carry: TypeAlias = Callable[[Pull, Callable[[], None]], None]
 
 
 @dataclass(slots=True)
@@ -35,21 +68,20 @@ class Splitter:
     """Follows split requests from replica to replica.
 
     Args:
-        link: between the pools; None where no placement splits.
-        submit: hands the decode half to a replica, by number.
+        server: a replica by its number.
+        now: the host's time, for the record.
+        carry: how the host moves KV.
     """
 
     def __init__(
         self,
-        link: LinkConfig | None,
-        clock: Clock,
-        servers: list[Server],
-        submit: Callable[[Sequence, int], None],
+        server: Callable[[ReplicaId], Tellable],
+        now: Callable[[], Picoseconds],
+        carry: Carry,
     ) -> None:
-        self.link = FifoLink(link.latency_ps, link.bytes_per_s) if link is not None else None
         self.source = _Source(self)
         self.flows: dict[int, _Flow] = {}
-        self._clock, self._servers, self._submit = clock, servers, submit
+        self._server, self._now, self._carry = server, now, carry
 
     def split(
         self,
@@ -57,16 +89,14 @@ class Splitter:
         output_tokens: int,
         chain: Chain,
         placement: Placement,
-        prefill: PoolConfig,
-        decode: PoolConfig,
+        prefill: EngineLimits,
+        decode: EngineLimits,
     ) -> Sequence:
         """The prefill half of a request: it answers one token, which nobody is shown."""
-        if self.link is None:
-            raise InputError("a split request needs a link for its KV", where="links.kv")
         half = request._replace(max_tokens=1)
-        seq = Sequence(half, 1, chain, prefill.limits.max_model_len)
+        seq = Sequence(half, 1, chain, prefill.max_model_len)
         self.flows[request.id] = _Flow(
-            KVTransfer(seq), placement, request, output_tokens, chain, decode.limits.max_model_len
+            KVTransfer(seq), placement, request, output_tokens, chain, decode.max_model_len
         )
         return seq
 
@@ -78,30 +108,29 @@ class Splitter:
         assert flow.placement.decode is not None
         half = Sequence(flow.request, flow.output_tokens, flow.chain, flow.max_model_len)
         half.record = seq.record
-        flow.requested_ps = self._clock.now_ps
-        self._submit(half, flow.placement.decode)
+        flow.requested_ps = self._now()
+        self._server(flow.placement.decode).submit(half)
         return True
 
     def pull(self, seq: Sequence, tokens: int, size_bytes: int) -> None:
         """The decode replica has blocks for *tokens* of the prompt: move them."""
-        assert self.link is not None
         flow = self.flows[seq.id]
         flow.transfer.advance(Stage.MOVING)
         flow.transfer.tokens, flow.transfer.size_bytes = tokens, size_bytes
-        arrival = self.link.send(self._clock.now_ps, size_bytes)
-        self._clock.at(arrival, ARRIVAL, lambda _: self._arrived(seq))
-
-    def _arrived(self, seq: Sequence) -> None:
-        flow = self.flows.pop(seq.id)
-        flow.transfer.advance(Stage.ARRIVED)
-        record = seq.record
-        record.transfer_bytes = flow.transfer.size_bytes
-        record.transfer_ps = self._clock.now_ps - flow.requested_ps
         prefill, decode = flow.placement
         assert decode is not None
-        destination, source = self._servers[decode].replica, self._servers[prefill].replica
-        self._servers[decode].tell(lambda: _ignore(destination.received(seq)))
-        self._servers[prefill].tell(lambda: source.sent(flow.transfer.source))
+        pull = Pull(flow.transfer.source, seq, prefill, decode, tokens, size_bytes)
+        self._carry(pull, lambda: self._arrived(pull))
+
+    def _arrived(self, pull: Pull) -> None:
+        flow = self.flows.pop(pull.target.id)
+        flow.transfer.advance(Stage.ARRIVED)
+        record = pull.target.record
+        record.transfer_bytes = pull.size_bytes
+        record.transfer_ps = self._now() - flow.requested_ps
+        destination, source = self._server(pull.decode), self._server(pull.prefill)
+        destination.tell(lambda: _ignore(destination.replica.received(pull.target)))
+        source.tell(lambda: source.replica.sent(pull.source))
         flow.transfer.advance(Stage.RELEASED)
 
 
@@ -133,14 +162,16 @@ class PullConnector:
     """Connector of a decode replica: it asks for what of the prompt it does not hold itself.
 
     One transfer a request: after a preemption the prompt is computed here (vLLM 0.33).
+
+    Args:
+        bytes_per_token: of KV, all GPUs of the replica together.
     """
 
     writes = True
 
-    def __init__(self, splitter: Splitter, number: int, pool: PoolConfig) -> None:
-        self._splitter, self._number = splitter, number
-        self._block_size = pool.limits.block_size
-        self._bytes_per_token = pool.kv_bytes_per_token
+    def __init__(self, splitter: Splitter, block_size: int, bytes_per_token: int) -> None:
+        self._splitter, self._block_size = splitter, block_size
+        self._bytes_per_token = bytes_per_token
 
     def matched(self, seq: Sequence, local_tokens: int) -> Remote:
         """The rest of the prompt, once."""
