@@ -133,11 +133,12 @@ def _meta(path: Path | None) -> tuple[int | None, int | None, dict[str, Any]]:
     config = _dict(meta, "resolved_config")
     kv, engine = _dict(meta, "kv_cache"), _dict(meta, "engine_kwargs")
     scheduler, parallel = _dict(config, "scheduler_config"), _dict(config, "parallel_config")
-    ranks = engine.get("data_parallel_size") or 1
-    blocks = kv.get("num_gpu_blocks")
+    where = str(path)
+    ranks = _count(engine, "data_parallel_size", where) or 1
+    blocks, block_size = _count(kv, "num_gpu_blocks", where), _count(kv, "block_size", where)
     found = {
         "tp": engine.get("tensor_parallel_size", parallel.get("tensor_parallel_size")),
-        "block_size": kv.get("block_size"),
+        "block_size": block_size,
         "engine.max_num_batched_tokens": engine.get("max_num_batched_tokens"),
         "engine.max_num_seqs": engine.get("max_num_seqs"),
         "engine.max_model_len": engine.get("max_model_len"),
@@ -149,8 +150,20 @@ def _meta(path: Path | None) -> tuple[int | None, int | None, dict[str, Any]]:
     }
     settings = {name: value for name, value in found.items() if value is not None}
     # vLLM never gives out one of the blocks, its null block
-    usable = (blocks - 1) * ranks if isinstance(blocks, int) else None
-    return usable, kv.get("block_size"), settings
+    usable = None if blocks is None else (blocks - 1) * ranks
+    return usable, block_size, settings
+
+
+def _count(data: dict[str, Any], key: str, where: str) -> int | None:
+    """A whole number of 1 or more; None where it is absent.
+
+    Raises:
+        InputError: something else stands there.
+    """
+    value = data.get(key)
+    if value is not None and (type(value) is not int or not 1 <= value < 1 << 40):
+        raise InputError(f"{key} must be a whole number from 1 on", where=where)
+    return value
 
 
 def _dict(data: dict[str, Any], key: str) -> dict[str, Any]:
