@@ -54,7 +54,7 @@ def play(
     log = StepLog() if trace else None
     outcome = simulate(config, made.workload, limits=made.limits, trace=log)
     requests, unfinished = from_columns(outcome.requests)
-    capacity = [pool.capacity.note for pool in made.pools if pool.capacity.note]
+    records = made.records(outcome, log)
     sizes = {pool.limits.block_size for pool in config.pools}
     run = Measured(
         name=cell.name,
@@ -62,20 +62,19 @@ def play(
         requests=requests,
         given=_given(outcome),
         series=series_of(outcome.series, outcome.totals["kv_blocks"]),
-        steps=None if log is None else log.arrays(),
+        steps=records.steps,
         kv_blocks=outcome.totals["kv_blocks"],
         block_size=sizes.pop() if len(sizes) == 1 else None,
         unfinished=unfinished,
         cell=cell.name,
-        notes=tuple(dict.fromkeys([*made.workload.notes, *capacity])),
+        notes=tuple(dict.fromkeys(records.notes)),
     )
     costs = [
         pool.cost if pool.ranks == 1 else None
         for pool in config.pools
         for _ in range(pool.replicas * pool.ranks)
     ]
-    source = "; ".join(sorted({pool.cost.source for pool in config.pools}))
-    return Simulation(run, costs, _settings(cell), source)
+    return Simulation(run, costs, _settings(cell), records.cost_source)
 
 
 def _given(outcome: Outcome) -> Figures:
