@@ -67,6 +67,7 @@ def validate(
     requests.jsonl --tolerance ttft=2,tpot=2,e2e=2,running=0.98` leaves with 1 where a limit is
     broken. Limits are in %; of running, kv and tau the least value.
     """
+    from ..calibrate.compare import replay as replaying
     from ..calibrate.compare.formats import load as load_run
     from ..calibrate.compare.tolerance import parse
     from ..calibrate.compare.validate import validate as compare
@@ -90,6 +91,7 @@ def validate(
         runs,
         sensitivity=sensitivity,
         tolerances=limits,
+        notes=[replaying.NOTE] if replay else [],
         say=(lambda text: None) if quiet else note,
     )
     command = _command(scenario, against, set_, seed, replay, ttft_from, tolerance, sensitivity)

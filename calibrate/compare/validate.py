@@ -30,6 +30,7 @@ def validate(
     *,
     sensitivity: bool = True,
     tolerances: Sequence[Tolerance] = (),
+    notes: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Simulate *cells* and compare each with what was measured of it.
@@ -40,6 +41,7 @@ def validate(
         runs: what each ``--against`` holds.
         sensitivity: simulate every cell four times more, with `perturb.CHANGES`.
         tolerances: limits to check.
+        notes: what the reader must know of every cell.
         say: is told what is being done.
 
     Raises:
@@ -54,7 +56,9 @@ def validate(
             say(f"{cell.name}: simulating with {change.name}")
             varied.append(Varied(change, play(cell, folders, change=change).run))
         warm_up_s = cell.scenario.warm_up_s
-        found.append(compare(cell.name, measured, simulation, varied, warm_up_s=warm_up_s))
+        compared = compare(cell.name, measured, simulation, varied, warm_up_s=warm_up_s)
+        compared["caveats"]["notes"][:0] = notes
+        found.append(compared)
     ranks = ranking(found) if len(found) > 1 else []
     return {
         "format": FORMAT,

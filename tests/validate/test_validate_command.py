@@ -138,6 +138,7 @@ def test_replay_takes_the_log_s_own_requests(tiny: Path, vllm_log: Path, capsys:
     assert cell["measured"][0]["requests"] == 3
     trace = Path("runs/tiny-validation/replay.jsonl").read_text().splitlines()
     assert [json.loads(line)["arrival_time_ns"] for line in trace] == [0, 250_000_000, 500_000_000]
+    assert cell["caveats"]["notes"][0].startswith("replayed from the run's own arrivals")
     assert any("does not say its KV capacity" in text for text in cell["caveats"]["warnings"])
 
 
