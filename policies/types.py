@@ -99,6 +99,14 @@ class SequenceView(Protocol):
     @property
     def preemptions(self) -> int: ...
     @property
+    def is_waiting(self) -> bool:
+        """Whether it is in line, not in the batch."""
+
+    @property
+    def queued_ps(self) -> Picoseconds:
+        """When it last joined the line: its arrival, or its last preemption."""
+
+    @property
     def is_chunk(self) -> bool:
         """Whether its last step left known tokens uncomputed (it is in the middle of prefill)."""
 

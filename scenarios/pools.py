@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class Pool:
             make_scheduler=lambda: self._scheduler(policies),
             make_eviction=eviction.build,
             kv_bytes_per_token=self.kv_bytes_per_token,
-            order=None if order is None or order.name == preset["order"] else order.build(),
+            order=None if order is None or order.name == preset["order"] else _order(order),
             model=spec.model,
             ranks=spec.dp,
         )
@@ -195,6 +196,14 @@ class Pool:
             return policies.scheduling.build(**({"victim": victim.build()} if asks else {}))
         params = {name: getattr(engine, key) for key, name in SCHEDULER_FIELDS.items()}
         return Choice("scheduling", preset["scheduling"], params).build(victim=victim.build())
+
+
+def _order(choice: Choice) -> Any:
+    """The order; one that predicts lengths is told the true ones, which it is to miss."""
+    order = choice.build()
+    if hasattr(order, "attach"):
+        order.attach(attrgetter("output_tokens"))
+    return order
 
 
 def _victim(policies: PoliciesSpec, preset: dict[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from ..types import Picoseconds, Promise, SequenceView
@@ -47,6 +47,13 @@ class ReplicaView(Protocol):
         """Those of them that were not put aside by their own state or limits."""
 
     @property
+    def line(self) -> Iterable[SequenceView]:
+        """The waiting requests, in the order of the line."""
+
+    def rank(self, seq: Handle) -> tuple[float | int | str, ...]:
+        """Where the order of the line puts a request, in the batch or not: smallest first."""
+
+    @property
     def decoding(self) -> bool:
         """Whether some running request has its whole prompt computed."""
 
@@ -68,8 +75,14 @@ class Step(Protocol):
     budget: int  #: tokens that the step may still compute
 
     @property
-    def preempted(self) -> bool:
-        """Whether the step has preempted anyone."""
+    def preemptions(self) -> int:
+        """How many requests the step has preempted."""
+
+    def fits(self, seq: Handle) -> bool:
+        """Whether free KV holds all known tokens of a waiting request, those cached counted."""
+
+    def spare(self, tokens: int) -> None:
+        """Leave *tokens* of the budget unused; below 1: none."""
 
     def take_decodes(self, *, last_gives_way: bool) -> bool:
         """Give every decoding request its token, if all fit and order cannot matter.
@@ -144,8 +157,17 @@ class Scheduler(Protocol):
         """
 
 
+#: when the key of a waiting request moves that time alone never moves
+NEVER: Picoseconds = 1 << 62
+
+
 class Order(Protocol):
-    """Who waits in front of whom: smallest key first, ties by arrival."""
+    """Who waits in front of whom: smallest key first, ties by arrival.
+
+    Keys of an order that promises `dynamic` move while a request waits: they are computed at every
+    step, or only when they move where the order has a method ``changes_ps(seq, now)``, the next
+    time at which the key differs (`NEVER` if it will not).
+    """
 
     promise: ClassVar[Promise]
 

@@ -104,12 +104,13 @@ class VllmV1:
         self, view: ReplicaView, step: Step, cap: int, defer: bool
     ) -> tuple[bool, bool]:
         """Returns whether anyone was preempted, and whether a prefill chunk was computed."""
+        before = step.preemptions
         takes_last = isinstance(self.victim, LastAdmitted)
         if step.take_decodes(last_gives_way=takes_last):
             queue = list(view.prefilling)
         else:
             queue = list(view.running)
-        preempted, prefilled = step.preempted, False
+        preempted, prefilled = step.preemptions > before, False
         i = 0
         while i < len(queue) and step.budget > 0:
             seq = queue[i]

@@ -16,7 +16,7 @@ from ..state.kv.build import make_pool
 from ..state.link import FifoLink
 from ..state.misses import MissExplainer
 from ..state.plan import StepPlan
-from ..state.queue import FifoQueue, OrderedQueue, WaitingQueue
+from ..state.queue import waiting_line
 from ..state.records import GapHistogram
 from ..state.replica import Replica
 from ..state.sequence import Sequence
@@ -99,7 +99,7 @@ class Cluster:
             pool.limits,
             kv,
             pool.make_scheduler(),
-            lambda: self._queue(pool),
+            lambda: waiting_line(pool.order, lambda: self.clock.now_ps),
             connector=connector,
             gaps=self.gaps,
         )
@@ -112,14 +112,6 @@ class Cluster:
             leap=leap,
             on_end=lambda seq: self._ended(number, seq),
             on_admit=lambda plan: self._admitted(number, plan),
-        )
-
-    def _queue(self, pool: PoolConfig) -> WaitingQueue:
-        order = pool.order
-        if order is None:
-            return FifoQueue()
-        return OrderedQueue(
-            lambda seq: order.key(seq, self.clock.now_ps), dynamic=order.promise.dynamic
         )
 
     # ---- a request's way ------------------------------------------------------------------------

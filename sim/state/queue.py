@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Any, Protocol
 
+from ...policies.scheduling.base import Order
+from ...policies.types import Picoseconds
 from .sequence import Sequence
 
 
@@ -27,7 +29,10 @@ class WaitingQueue(Protocol):
     def peek(self) -> Sequence: ...
     def pop(self) -> Sequence: ...
     def remove(self, seq: Sequence) -> None: ...
-    def refresh(self) -> None:
+    def key(self, seq: Sequence) -> tuple[Any, ...]:
+        """Its rank: smallest first."""
+
+    def refresh(self, now: Picoseconds) -> None:
         """A new step begins: an order whose keys move with time sorts again."""
 
     def __len__(self) -> int: ...
@@ -50,20 +55,40 @@ class FifoQueue(deque[Sequence]):
         """The head of the line."""
         return self[0]
 
-    def refresh(self) -> None:
+    def key(self, seq: Sequence) -> tuple[Any, ...]:
+        """Its arrival."""
+        return (seq.request.arrival_ps,)
+
+    def refresh(self, now: Picoseconds) -> None:
         """Nothing moves with time here."""
 
 
 class OrderedQueue:
-    """Smallest key first; equal keys by order of arrival (request id)."""
+    """Smallest key first; equal keys by order of arrival (request id).
 
-    def __init__(self, key: Callable[[Sequence], tuple[Any, ...]], *, dynamic: bool) -> None:
-        self._key, self.dynamic = key, dynamic
+    Args:
+        key: of a request, now.
+        dynamic: keys move with time alone.
+        changes_ps: when the key of a request that waits moves next, `NEVER` if it does not.
+            Without it keys that move are computed anew at every step.
+    """
+
+    def __init__(
+        self,
+        key: Callable[[Sequence], tuple[Any, ...]],
+        *,
+        dynamic: bool,
+        changes_ps: Callable[[Sequence], Picoseconds] | None = None,
+    ) -> None:
+        self.key, self.dynamic, self._changes_ps = key, dynamic, changes_ps
         self._heap: list[tuple[tuple[Any, ...], int, Sequence]] = []
+        self._due: list[tuple[Picoseconds, int]] = []  # (when a key moves, request id)
 
     def add(self, seq: Sequence) -> None:
         """A new request joins the line."""
-        heappush(self._heap, (self._key(seq), seq.id, seq))
+        heappush(self._heap, (self.key(seq), seq.id, seq))
+        if self._changes_ps is not None:
+            heappush(self._due, (self._changes_ps(seq), seq.id))
 
     put_back = add
 
@@ -85,14 +110,44 @@ class OrderedQueue:
         self._heap = [entry for entry in self._heap if entry[2] is not seq]
         heapify(self._heap)
 
-    def refresh(self) -> None:
-        """Compute the keys again if the order's keys move with time."""
-        if self.dynamic:
-            self._heap = [(self._key(seq), seq.id, seq) for _, _, seq in self._heap]
+    def refresh(self, now: Picoseconds) -> None:
+        """Compute the keys again that time alone has moved."""
+        if not self.dynamic:
+            return
+        if self._changes_ps is None:
+            self._heap = [(self.key(seq), seq.id, seq) for _, _, seq in self._heap]
             heapify(self._heap)
+            return
+        moved = set()
+        while self._due and self._due[0][0] <= now:
+            moved.add(heappop(self._due)[1])
+        again = [seq for _, i, seq in self._heap if i in moved]
+        if again:
+            self._heap = [entry for entry in self._heap if entry[1] not in moved]
+            heapify(self._heap)
+            for seq in again:
+                self.add(seq)
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def __iter__(self) -> Iterator[Sequence]:
-        return (entry[2] for entry in sorted(self._heap, key=lambda e: e[:2]))
+        heap = self._heap.copy()
+        while heap:
+            yield heappop(heap)[2]
+
+
+def waiting_line(order: Order | None, now: Callable[[], Picoseconds]) -> WaitingQueue:
+    """A line in the order of a policy; None: first come, first served.
+
+    Args:
+        now: the host's clock.
+    """
+    if order is None:
+        return FifoQueue()
+    changes_ps = getattr(order, "changes_ps", None)
+    return OrderedQueue(
+        lambda seq: order.key(seq, now()),
+        dynamic=order.promise.dynamic,
+        changes_ps=changes_ps and (lambda seq: changes_ps(seq, now())),
+    )

@@ -133,7 +133,7 @@ class GapHistogram:
             bins = (np.log(np.maximum(gaps, 1)) * self.BINS_PER_E).astype(np.int64)
             counts = np.bincount(bins, weights=np.repeat(part[:, 3], steps)).astype(np.int64)
             if len(counts) > len(self.counts):
-                self.counts.resize(len(counts), refcheck=False)
+                counts, self.counts = self.counts, counts
             self.counts[: len(counts)] += counts
         self._log = array("q")
 

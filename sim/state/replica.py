@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
+from itertools import chain
 from operator import attrgetter
+from typing import Any
 
 from ...policies.scheduling.base import Scheduler
 from ...policies.types import Picoseconds
@@ -104,6 +106,15 @@ class Replica:
         return self.waiting_count - len(self.deferred)
 
     @property
+    def line(self) -> Iterable[Sequence]:
+        """The waiting requests, in the order of the line."""
+        return chain(self.holding, self.waiting)
+
+    def rank(self, seq: Sequence) -> tuple[Any, ...]:
+        """Where the order of the line puts a request: smallest first, ties by arrival."""
+        return (*self.waiting.key(seq), seq.id)
+
+    @property
     def decoding(self) -> bool:
         """Whether some running request has its whole prompt computed."""
         return len(self.running) > sum(seq.is_chunk for seq in self.explicit)
@@ -157,7 +168,7 @@ class Replica:
             self.pool.displaced = False
             self.spread_group()
         self.unsettled = False
-        self.waiting.refresh()
+        self.waiting.refresh(now)
         step = StepBuilder(self)
         self.scheduler.schedule(self, step)
         plan = step.close()
@@ -300,6 +311,7 @@ class Replica:
         seq.computed = seq.drafts = seq.placeholders = 0
         seq.stale = seq.in_flight
         seq.preemptions += 1
+        seq.preempted_ps = self.now
         self.waiting.put_back(seq)
 
     def loaded(self, seq: Sequence) -> bool:

@@ -60,7 +60,7 @@ class Sequence:
     run_number = -1
     replica: Any = None
     hit_tokens = external_tokens = 0  # of its first admission
-    scheduled_ps = first_token_ps = last_token_ps = -1
+    preempted_ps = scheduled_ps = first_token_ps = last_token_ps = -1
     record: Any = None
 
     def __init__(
@@ -88,6 +88,16 @@ class Sequence:
         if self.base is None:
             return self.known
         return self.computed_tokens + 1 - len(self.replica.in_flight)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is in line, not in the batch."""
+        return self.status is not Status.RUNNING
+
+    @property
+    def queued_ps(self) -> int:
+        """When it last joined the line: its arrival, or its last preemption."""
+        return self.request.arrival_ps if self.preempted_ps < 0 else self.preempted_ps
 
     def __repr__(self) -> str:
         return f"<Sequence {self.id} {self.status.name} {self.computed_tokens} computed>"

@@ -24,6 +24,7 @@ class StepBuilder:
     See `policies.scheduling.base.Step` for what each call means to a policy.
     """
 
+    _spared = 0  # of the budget
     _pending_items: tuple[int, ...] | list[int] = ()  # of the request that is being looked at
     _pending_twins: tuple[int, ...] | list[int] = ()  # equal to one of these, computed with it
 
@@ -39,9 +40,15 @@ class StepBuilder:
     # ---- the batch ------------------------------------------------------------------------------
 
     @property
-    def preempted(self) -> bool:
-        """Whether the step has preempted anyone."""
-        return bool(self.plan.preempted)
+    def preemptions(self) -> int:
+        """How many requests the step has preempted."""
+        return len(self.plan.preempted)
+
+    def spare(self, tokens: int) -> None:
+        """Leave *tokens* of the budget unused; below 1: none."""
+        if tokens > 0:
+            self.budget -= tokens
+            self._spared += tokens
 
     def take_decodes(self, *, last_gives_way: bool) -> bool:
         """Give every decoding request its token, if all fit and order cannot matter."""
@@ -226,6 +233,14 @@ class StepBuilder:
         may_grow = hit.may_grow or replica.next_block_is_growing(seq, hit.blocks)
         return Prefix(local + remote.tokens, remote.asynchronous, may_grow)
 
+    def fits(self, seq: Sequence) -> bool:
+        """Whether free KV holds all known tokens of a waiting request, those cached counted."""
+        self._check_waiting(seq, "measured")
+        pool, known = self.replica.pool, min(seq.known, self.replica.limits.max_model_len)
+        hit = None if seq.computed else pool.match(seq, seq.known - 1)
+        held, idle = (seq.blocks, 0) if hit is None else (hit.blocks, hit.idle)
+        return self._blocks(known) - held + idle <= pool.free
+
     def padding(self, left: int, computed: int) -> int:
         """Rows that speculation adds to a request admitted with one token left; else 0."""
         limits = self.replica.limits
@@ -385,7 +400,7 @@ class StepBuilder:
         if replica.encoder.evicting:
             plan.encoder_evicted = replica.encoder.take_evicted()
         plan.chunks = list(self._taken.values())
-        plan.tokens = replica.limits.max_num_batched_tokens - self.budget
+        plan.tokens = replica.limits.max_num_batched_tokens - self.budget - self._spared
         if plan.tokens:
             replica.begin(plan)
         return plan

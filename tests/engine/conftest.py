@@ -131,6 +131,7 @@ class Case:
     seed: int = 0
     eviction: Callable[[], Any] = Lru
     scheduler: dict[str, Any] = field(default_factory=dict)
+    make_scheduler: Callable[[], Any] | None = None  # instead of vLLM's with `scheduler`
     priority: bool = False
     link: LinkConfig = field(default_factory=lambda: LinkConfig(500, 10**10))
     signal_age_ps: int = 0
@@ -146,7 +147,8 @@ class Case:
             replicas=self.replicas,
             limits=self.limits,
             cost=self.cost,
-            make_scheduler=lambda: VllmV1(**{"victim": victim(), **self.scheduler}),
+            make_scheduler=self.make_scheduler
+            or (lambda: VllmV1(**{"victim": victim(), **self.scheduler})),
             make_eviction=self.eviction,
             kv_bytes_per_token=self.kv_bytes_per_token,
             order=Priority() if self.priority else None,

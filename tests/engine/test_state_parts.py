@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from random import Random
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_a_fifo_line_keeps_its_order(lab: Any) -> None:
     aside = [line.pop(), line.pop()]
     line.put_aside_back(aside)
     line.remove(seqs[1])
-    line.refresh()
+    line.refresh(0)
     assert [line.peek(), *line] == [seqs[3], seqs[3], seqs[0], seqs[2]]
 
 
@@ -116,7 +117,7 @@ def test_only_an_order_that_moves_is_sorted_again(lab: Any, dynamic: bool) -> No
     for i in range(2):
         line.add(sequence(lab, i))
     rank[1] = 0
-    line.refresh()
+    line.refresh(0)
     assert line.peek().id == int(dynamic)
 
 
@@ -377,6 +378,15 @@ def test_gaps_of_a_leap_are_the_gaps_of_its_steps(rng: Random) -> None:
     for q in (0.0, 0.5, 0.99):
         exact = max(sorted(gaps)[min(int(q * len(gaps)), len(gaps) - 1)], 1)
         assert by_leap.quantile_s(q) == pytest.approx(exact / 1e12, rel=1e-3)
+
+
+def test_gaps_are_counted_on_after_a_journey_between_processes() -> None:
+    gaps = GapHistogram()
+    gaps.add(10**9, 0, 3, 2)
+    assert gaps.samples == 6
+    gaps = pickle.loads(pickle.dumps(gaps, protocol=5))
+    gaps.add(10**10, 0, 1, 1)
+    assert gaps.samples == 7
 
 
 def test_gaps_are_counted_in_batches() -> None:
