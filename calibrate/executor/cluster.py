@@ -9,16 +9,19 @@ from typing import Any, NamedTuple, TypeAlias
 from ...policies.errors import InputError
 from ...policies.eviction.future import NextUse
 from ...policies.types import Picoseconds, ReplicaId, Request, Routable
+from ...sim.state.connector import Connector
 from ...sim.state.content import Chain, Chains
 from ...sim.state.journal import Journal, RequestRecord
 from ...sim.state.kv.blocks import BlockPool
 from ...sim.state.misses import MissExplainer
 from ...sim.state.plan import StepPlan
-from ...sim.state.queue import FifoQueue, OrderedQueue, WaitingQueue
+from ...sim.state.queue import waiting_line
 from ...sim.state.records import GapHistogram
 from ...sim.state.replica import Replica
 from ...sim.state.sequence import Sequence
 from ...sim.state.session import Call, CallResult
+from ...sim.state.split import PullConnector, Splitter
+from .carrier import Carrier
 from .clock import Clock
 from .config import ClusterLike, PoolLike
 from .runner import StepRunner
@@ -70,6 +73,10 @@ class Cluster:
         self._chains, self._on_answer = chains, on_answer
         self.gaps = GapHistogram()
         self.servers: list[Server] = []
+        self.carrier = Carrier(config.kv_link, clock, self.servers)
+        self._splitter = Splitter(
+            self.servers.__getitem__, lambda: clock.now_ps, self.carrier.carry
+        )
         self._pool_of: list[PoolLike] = []
         self.mixed: list[ReplicaId] = []
         self.prefill: list[ReplicaId] = []
@@ -101,8 +108,18 @@ class Cluster:
             eviction.attach(future)
         # ids of blocks are what tensors are indexed by, so never runs of blocks
         kv = BlockPool(limits.kv_blocks, limits.block_size, eviction, caching=limits.prefix_caching)
+        connector: Connector | None = None
+        if pool.role == "prefill":
+            connector = self._splitter.source
+        elif pool.role == "decode":
+            connector = PullConnector(self._splitter, limits.block_size, pool.kv_bytes_per_token)
         replica = Replica(
-            limits, kv, pool.make_scheduler(), lambda: self._queue(pool), gaps=self.gaps
+            limits,
+            kv,
+            pool.make_scheduler(),
+            lambda: waiting_line(pool.order, lambda: self.clock.now_ps),
+            connector=connector,
+            gaps=self.gaps,
         )
         return Server(
             self.clock,
@@ -113,14 +130,6 @@ class Cluster:
             texts,
             on_end=lambda seq: self._ended(number, seq),
             on_admit=lambda plan: self._admitted(number, plan),
-        )
-
-    def _queue(self, pool: PoolLike) -> WaitingQueue:
-        order = pool.order
-        if order is None:
-            return FifoQueue()
-        return OrderedQueue(
-            lambda seq: order.key(seq, self.clock.now_ps), dynamic=order.promise.dynamic
         )
 
     # ---- a request's way ------------------------------------------------------------------------
@@ -137,12 +146,18 @@ class Cluster:
             return
         placement = self.config.disaggregation.place(request, self, self._route(request))
         pool = self._pool_of[placement.prefill]
-        limit = pool.limits.max_model_len
-        if request.prompt_tokens >= limit:
-            self._refuse(request, f"prompt over the context limit of {limit} tokens", answer)
-            return
+        final = self._pool_of[placement.decode] if placement.decode is not None else pool
+        for limit in (pool.limits.max_model_len, final.limits.max_model_len):
+            if request.prompt_tokens >= limit:
+                self._refuse(request, f"prompt over the context limit of {limit} tokens", answer)
+                return
         self._answers[request.id] = answer
-        seq = Sequence(request, call.output_tokens, chain, limit)
+        if placement.decode is None:
+            seq = Sequence(request, call.output_tokens, chain, pool.limits.max_model_len)
+        else:
+            seq = self._splitter.split(
+                request, call.output_tokens, chain, placement, pool.limits, final.limits
+            )
         seq.record = RequestRecord(request.arrival_ps)
         seq.record.prefill_replica = placement.prefill
         self.servers[placement.prefill].submit(seq)
@@ -184,18 +199,26 @@ class Cluster:
         return request, chain
 
     def _admitted(self, number: int, plan: StepPlan) -> None:
-        for seq, _, local, _, resumed in plan.admissions:
-            if not resumed:
-                seq.record.hit_tokens = local
+        for seq, _, local, remote, resumed in plan.admissions:
+            record = seq.record
+            if resumed:
+                continue
+            if number == record.prefill_replica:
+                record.hit_tokens = local
                 cost = self._pool_of[number].cost.prefill_ps
-                seq.record.misses = self._explainer.explain(number, seq, local, cost)
+                record.misses = self._explainer.explain(number, seq, local, cost)
+            else:
+                record.remote_tokens = remote.tokens
 
     def _ended(self, number: int, seq: Sequence) -> None:
         record = seq.record
-        record.scheduled_ps = seq.scheduled_ps
+        if record.scheduled_ps < 0:
+            record.scheduled_ps = seq.scheduled_ps
         record.preemptions += seq.preemptions
         record.recomputed += seq.recomputed
         self._explainer.computed(number, seq, seq.known - 1)
+        if self._splitter.prefilled(seq):
+            return
         self.journal.ended(seq, record, number, self.clock.now_ps)
         self._on_answer()
         answer = self._answers.pop(seq.id)

@@ -177,6 +177,6 @@ class Host:
             "replicas": len(servers),
             "busy_ps": sum(server.busy_ps for server in servers),
             "simulated_ps": max((server.last_end for server in servers), default=0),
-            "link_bytes": 0,
-            "link_busy_ps": 0,
+            "link_bytes": self.cluster.carrier.carried_bytes,
+            "link_busy_ps": self.cluster.carrier.link_busy_ps,
         }

@@ -73,6 +73,20 @@ workload:
   compaction: {at: 0.8, instruction_tokens: 4, summary_tokens: 20, keep_last: 1}
 """
 )
+SPLIT = (
+    OPEN.split("cluster:")[0]
+    + """\
+cluster:
+  pools:
+    - {name: p, role: prefill, replicas: 2, gpu: h100-sxm, model: mini.yaml, block_size: 4,
+       kv_blocks: 120, engine: {max_num_batched_tokens: 64, max_model_len: 400}}
+    - {name: d, role: decode, gpu: h100-sxm, model: mini.yaml, block_size: 4, kv_blocks: 101,
+       engine: {max_num_batched_tokens: 64, max_model_len: 400}}
+links: {kv: {latency_us: 50, gbytes_per_s: 0.05}}
+"""
+    + "workload:"
+    + CHAT.split("workload:")[1]
+)
 SYNC = "cluster.engine.async_scheduling=false"
 TIGHT = "cluster.kv_blocks=101"  # one longest request
 
@@ -106,6 +120,12 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
     "agents, async": (AGENTS, [], ["hit_tokens"]),
     "agents, sync, session-ttl": (AGENTS, [SYNC, "policies.eviction=session-ttl"], ["hit_tokens"]),
     "agents, gdsf, tight": (AGENTS, [TIGHT, "policies.eviction=gdsf"], ["hit_tokens", "preempted"]),
+    "prefill there, decode here": (SPLIT, [], ["remote_tokens", "hit_tokens"]),
+    "the same, many and tight": (
+        SPLIT,
+        ["workload.concurrency=14", "cluster.pools.1.engine.async_scheduling=false"],
+        ["remote_tokens", "preempted"],
+    ),
     "two replicas by prefix": (
         AGENTS,
         ["cluster.replicas=2", "policies.routing=prefix-aware"],

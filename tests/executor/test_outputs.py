@@ -27,13 +27,13 @@ workload:
 PLAIN = ["cluster.engine.enable_prefix_caching=false", "cluster.engine.async_scheduling=false"]
 
 
-def answers(played: Any) -> dict[int, list[int]]:
+def answers(played: Any, replica: int = 0) -> dict[int, list[int]]:
     """What each request was answered; request ids are told apart by session and turn."""
     rows = played.requests
     said: dict[tuple[int, int], dict[int, int]] = {}
     for i, number in enumerate(rows["request_id"].tolist()):
         key = (int(rows["session"][i]), int(rows["turn"][i]))
-        said[key] = dict(sorted(played.answers[0][number].items()))
+        said[key] = dict(sorted(played.answers[replica][number].items()))
         first = int(rows["prompt_tokens"][i])
         count = int(rows["output_tokens"][i])
         assert set(said[key]) >= set(range(first, first + count)), "a token was never sampled"
@@ -58,6 +58,22 @@ def test_outputs_do_not_depend_on_chunks_cache_or_preemption(
         played, steps = tools.Both(tmp_path, TEXT, base, *settings).executed(compute=True)
         assert steps[column].any(), f"the case has no {column}"
         assert answers(played) == expected, settings
+
+
+def test_kv_that_moved_says_the_same(tmp_path: Path, tools: Any) -> None:
+    expected = answers(tools.Both(tmp_path, TEXT, *PLAIN).executed(compute=True)[0])
+    pool = TEXT.split("cluster:\n")[1].split("workload:")[0].replace("\n  ", ", ").strip()
+    pools = "".join(
+        f"    - {{name: {role}, role: {role}, {pool}}}\n" for role in ("prefill", "decode")
+    )
+    text = (
+        f"name: s\nseed: 2\nlinks: {{kv: nvlink4}}\ncluster:\n  pools:\n{pools}workload:"
+        + TEXT.split("workload:")[1]
+    )
+    played, steps = tools.Both(tmp_path, text).executed(compute=True)
+    assert steps["remote_tokens"].any()
+    assert played.totals["link_bytes"] > 0
+    assert answers(played, replica=1) == expected
 
 
 def test_the_device_time_of_every_step_is_measured(tmp_path: Path, tools: Any) -> None:
