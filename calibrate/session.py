@@ -31,7 +31,7 @@ class Request:
         model: name in the catalogue, or a file.
         dtype, kv_dtype: "auto" is what the model is published in, and bf16.
         device_name: the GPU in the catalogue, where its driver's name does not tell.
-        threads: of the CPU back end.
+        threads: of the CPU back end; as many as torch takes if None.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Request:
     budget: int | None = None
     max_seqs: int | None = None
     device_name: str | None = None
-    threads: int = 1
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

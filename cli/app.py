@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import cache, catalog, conform, execute, run, size, trace, validate
+from . import cache, calibrate, catalog, conform, execute, run, size, trace, validate
 
 app = typer.Typer(
     name="infersim",
@@ -44,6 +44,7 @@ def _infersim(
 app.command()(run.run)
 app.command()(execute.execute)
 app.command()(validate.validate)
+app.add_typer(calibrate.app, name="calibrate")
 app.command()(cache.cache)
 app.command()(conform.conform)
 app.add_typer(trace.app, name="trace")

@@ -11,7 +11,7 @@ from ... import __version__
 from ...policies.errors import InputError
 from ...scenarios.catalog import load
 from ...sim.cost.ops import OPS
-from ...sim.cost.profile import SAMPLES, Capacity, Host, Profile, Stamp, Table, hash_file
+from ...sim.cost.profile import SAMPLES, Capacity, Profile, Stamp, Table, hash_file
 from ..fit import densify
 from ..measure.point import Point
 from ..measure.shapes import Shapes
@@ -82,7 +82,7 @@ def assemble(
         attention="separate",
         tables=tuple(tables),
         graphs=steps.graphs if steps else None,
-        host=steps.host if steps else Host(),
+        host=steps.host if steps else None,
         capacity=_capacity(store.facts, shapes),
         samples_sha256=hash_file(store.folder / SAMPLES),
         notes=(*notes, *_notes(store, shapes, measured, good, steps)),
@@ -182,7 +182,9 @@ def _notes(
                 f"{op}: batches of uneven lengths took {quality.uneven:+.1%} against the table"
             )
     if steps is None:
-        notes.append("too few whole steps were measured: no host terms, no graph replay")
+        notes.append(
+            "too few whole steps were measured: what the host takes is the roofline's, graphs cost nothing"
+        )
     else:
         notes.extend(steps.notes)
     return notes + _transfers(measured)

@@ -19,9 +19,8 @@ class Quality(NamedTuple):
         points: measured ones of its grid.
         noisy: of them, those whose samples scatter by more than 5 %.
         interval: median half width of the 95 % interval of a point's median, relative.
-        left_out: relative errors of points foretold without them, absolute, sorted; empty for
-            fewer than three points.
-        bias: the median of the same with their signs.
+        signed: (place, relative error) of points foretold without them; empty for fewer than
+            three points, and where nobody asked.
         uneven: measured over foretold minus 1, median over batches of uneven lengths.
     """
 
@@ -29,13 +28,18 @@ class Quality(NamedTuple):
     points: int
     noisy: int
     interval: float
-    left_out: tuple[float, ...]
-    bias: float
+    signed: tuple[tuple[tuple[int, ...], float], ...]
     uneven: float | None
 
     def error(self, percentile: float) -> float | None:
-        """Of the left-out errors; None where there are none."""
-        return float(np.percentile(self.left_out, percentile)) if self.left_out else None
+        """Of the sizes of the left-out errors; None where there are none."""
+        sizes = [abs(error) for _, error in self.signed]
+        return float(np.percentile(sizes, percentile)) if sizes else None
+
+    @property
+    def bias(self) -> float:
+        """The median of the left-out errors with their signs; 0 where there are none."""
+        return float(np.median([error for _, error in self.signed])) if self.signed else 0.0
 
 
 def qualities(fitted: Mapping[str, Fitted], *, left_out: bool) -> dict[str, Quality]:
@@ -71,11 +75,8 @@ def _left_out(one: Fitted) -> dict[bytes, float]:
 
 
 def _quality(one: Fitted, errors: Mapping[bytes, float]) -> Quality:
-    own = []
-    for point in one.summaries:
-        key = _row(one, point)
-        if key in errors:
-            own.append(errors[key])
+    rows = {point.at: _row(one, point) for point in one.summaries} if errors else {}
+    own = tuple((at, errors[row]) for at, row in rows.items() if row in errors)
     summaries = list(one.summaries.values())
     uneven = float(np.median(one.uneven)) - 1 if one.uneven else None
     return Quality(
@@ -83,8 +84,7 @@ def _quality(one: Fitted, errors: Mapping[bytes, float]) -> Quality:
         len(summaries),
         sum(s.noisy for s in summaries),
         float(np.median([s.relative_error for s in summaries])),
-        tuple(sorted(abs(e) for e in own)),
-        float(np.median(own)) if own else 0.0,
+        own,
         uneven,
     )
 

@@ -45,6 +45,13 @@ class Case(NamedTuple):
     launches: int
 
     @property
+    def kind(self) -> str:
+        """ "decode", "mixed" or "prefill"."""
+        if not self.chunks:
+            return "decode"
+        return "mixed" if self.decodes else "prefill"
+
+    @property
     def tokens(self) -> int:
         """Rows of its forward."""
         return self.decodes + sum(new for new, _ in self.chunks)
@@ -55,20 +62,37 @@ class Case(NamedTuple):
         return self.decodes + len(self.chunks)
 
 
+class StepRow(NamedTuple):
+    """A step that was kept out of the fit, or not."""
+
+    kind: str
+    measured_s: float
+    foretold_s: float
+    fitted: bool
+
+
 class StepFit(NamedTuple):
     """What was fitted, and how well it foretells the steps kept out.
 
     Attributes:
-        errors: relative, signed, of the steps that were not fitted.
-        fitted: steps that were.
+        rows: every step, measured and foretold.
         notes: what could not be told apart.
     """
 
     host: Host
     graphs: Graphs | None
-    errors: tuple[float, ...]
-    fitted: int
+    rows: tuple[StepRow, ...]
     notes: tuple[str, ...]
+
+    @property
+    def errors(self) -> tuple[float, ...]:
+        """Relative, signed, of the steps that were not fitted."""
+        return tuple(r.foretold_s / r.measured_s - 1 for r in self.rows if not r.fitted)
+
+    @property
+    def fitted(self) -> int:
+        """How many steps were fitted."""
+        return sum(row.fitted for row in self.rows)
 
 
 def fit_steps(
@@ -76,14 +100,17 @@ def fit_steps(
 ) -> StepFit | None:
     """Host terms and graphs; None where too few whole steps were measured."""
     cases = cases_of(measured, fitted, shapes, on_gpu=on_gpu)
-    train = [c for i, c in enumerate(cases) if i % _TEST_EVERY != _TEST_EVERY - 1]
-    test = [c for i, c in enumerate(cases) if i % _TEST_EVERY == _TEST_EVERY - 1]
+    kept = [i % _TEST_EVERY != _TEST_EVERY - 1 for i in range(len(cases))]
+    train = [case for case, fits in zip(cases, kept, strict=True) if fits]
     if len(train) < _LEAST:
         return None
     launch = _launch_s(measured) if on_gpu else 0.0
     made = _on_gpu(train, shapes, launch) if on_gpu else _on_cpu(train)
-    errors = tuple(foretold(c, made.host, made.graphs) / c.total_s - 1 for c in test)
-    return made._replace(errors=errors, fitted=len(train))
+    rows = [
+        StepRow(case.kind, case.total_s, foretold(case, made.host, made.graphs), fits)
+        for case, fits in zip(cases, kept, strict=True)
+    ]
+    return made._replace(rows=tuple(rows))
 
 
 def cases_of(
@@ -145,7 +172,7 @@ def _on_cpu(cases: Sequence[Case]) -> StepFit:
     mixed = np.array([float(bool(c.chunks)) for c in cases])
     names = (*_HOST_TERMS, "mixed_step_s")
     values, notes = _solved(names, np.column_stack([_host_columns(cases), mixed]), wanted, cases)
-    return StepFit(Host(**values), None, (), 0, notes)
+    return StepFit(Host(**values), None, (), notes)
 
 
 def _on_gpu(cases: Sequence[Case], shapes: Shapes, launch_s: float) -> StepFit:
@@ -165,7 +192,7 @@ def _on_gpu(cases: Sequence[Case], shapes: Shapes, launch_s: float) -> StepFit:
     if mixed:
         left = np.array([(c.device_s or 0.0) - max(c.gpu_s, c.launches * launch_s) for c in mixed])
         values["mixed_step_s"] = max(0.0, float(np.median(left)))
-    return StepFit(Host(**values, launch_s=launch_s), graphs, (), 0, notes)
+    return StepFit(Host(**values, launch_s=launch_s), graphs, (), notes)
 
 
 def _host_columns(cases: Sequence[Case]) -> Array:

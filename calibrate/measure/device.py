@@ -71,13 +71,13 @@ def require_torch() -> None:
         ) from None
 
 
-def read_device(kind: str, gpu: str | None = None, threads: int = 1) -> Device:
+def read_device(kind: str, gpu: str | None = None, threads: int | None = None) -> Device:
     """The device of this machine.
 
     Args:
         kind: "cuda" (the first GPU that torch shows) or "cpu".
         gpu: its name in the catalogue or a file; recognised by the driver's name if None.
-        threads: of torch on the CPU; they stay so for this process.
+        threads: of torch on the CPU, which stay so for this process; None: as they are.
 
     Raises:
         InputError: no such device here, torch is missing, or nothing recognises the device.
@@ -87,12 +87,16 @@ def read_device(kind: str, gpu: str | None = None, threads: int = 1) -> Device:
 
     sources, triton = kernels_hash(), _version("triton")
     if kind == "cpu":
-        torch.set_num_threads(threads)
+        if threads is not None:
+            torch.set_num_threads(threads)
         memory = load.gpu(gpu or "cpu").memory_bytes
         name = f"{torch.backends.cpu.get_cpu_capability()} CPU"
         version = str(torch.__version__)
         return Device(
-            kind, name, gpu or "cpu", "", "", version, triton, sources, 1 << 22, memory, threads
+            *(kind, name, gpu or "cpu", "", "", version, triton, sources),
+            l2_bytes=1 << 22,
+            memory_bytes=memory,
+            threads=torch.get_num_threads(),
         )
     if not torch.cuda.is_available():
         raise InputError(
