@@ -1,8 +1,8 @@
 """Ordinary kriging of log-residuals: each point is foretold from its neighbours in all shapes.
 
 Length scales, one a coordinate, and the noise are found by coordinate descent on the error of
-points held out of those given; nothing else is ever looked at. A query outside the given points is
-moved to their edge first, so residuals are held there.
+points foretold without themselves: all of those given, or a sample of them. A query outside the
+given points is moved to their edge first, so residuals are held there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .physics import Array
 
 _NEIGHBOURS = 32
 _CHUNK = 1024  #: queries solved at once
-_TRIALS = 600  #: points held out to judge length scales
+_TRIALS = 600  #: points that length scales are judged by, if there are more
 _NOISES = (0.003, 0.01, 0.03, 0.1)
 _FACTORS = (0.5, 2.0)
 _PASSES = 3
@@ -52,14 +52,11 @@ class Kriging:
 
 
 def fit_kriging(coordinates: Array, residuals: Array, seed: int = 0) -> Kriging:
-    """Length scales, noise and spread by held-out error within the points."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(residuals)).astype(np.int64)
-    held = order[: min(_TRIALS, max(1, len(order) // 4))]
-    kept = np.setdiff1d(order, held)
-    if len(kept) < 4:
+    """Length scales, noise and spread by the error of points foretold without themselves."""
+    order = np.random.default_rng(seed).permutation(len(residuals)).astype(np.int64)
+    if len(order) < 4:
         return Kriging(coordinates, residuals, np.ones(coordinates.shape[1]), _NOISES[1], 0.1)
-    trial = _Trial(coordinates, residuals, held, kept)
+    trial = _Trial(coordinates, residuals, order[:_TRIALS])
     widths = np.ptp(coordinates, axis=0)
     rates = np.where(widths > 0, 0.5, 0.0)
     noise = _NOISES[1]
@@ -89,8 +86,7 @@ def fit_kriging(coordinates: Array, residuals: Array, seed: int = 0) -> Kriging:
 class _Trial:
     coordinates: Array
     residuals: Array
-    held: NDArray[np.int64]
-    kept: NDArray[np.int64]
+    asked: NDArray[np.int64]
 
     def error(self, rates: Array, noise: float) -> float:
         """Mean of the absolute error's root: medians count, and wild points do not rule."""
@@ -102,21 +98,28 @@ class _Trial:
         return float(np.percentile(np.abs(miss) / deviation, 68))
 
     def _miss(self, rates: Array, noise: float) -> tuple[Array, Array]:
-        scaled = self.coordinates * rates
-        mean, deviation = _krige(
-            scaled[self.held], scaled[self.kept], self.residuals[self.kept], noise
-        )
-        return mean - self.residuals[self.held], deviation
+        scaled, values = self.coordinates * rates, self.residuals
+        mean, deviation = _krige(scaled[self.asked], scaled, values, noise, without=self.asked)
+        return mean - values[self.asked], deviation
 
 
-def _krige(queries: Array, points: Array, values: Array, noise: float) -> tuple[Array, Array]:
-    count = min(_NEIGHBOURS, len(points))
+def _krige(
+    queries: Array,
+    points: Array,
+    values: Array,
+    noise: float,
+    without: NDArray[np.int64] | None = None,
+) -> tuple[Array, Array]:
+    """Mean and deviation of each query; *without* is the point that each must not look at."""
+    count = min(_NEIGHBOURS, len(points) - (without is not None))
     mean, deviation = np.empty(len(queries)), np.empty(len(queries))
     squares = (points * points).sum(axis=1)
     for start in range(0, len(queries), _CHUNK):
         some = slice(start, start + _CHUNK)
         query = queries[some]
         far = squares - 2 * query @ points.T
+        if without is not None:
+            far[np.arange(len(query)), without[some]] = np.inf
         near = np.argpartition(far, count - 1, axis=1)[:, :count]
         at = points[near]
         covariance = _like(at[:, :, None] - at[:, None]) + noise * np.eye(count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -49,6 +49,7 @@ class OpFit:
         points, seconds: what it was fitted to, one row for equal points.
         method: "kriging", "forest" or "roofline" (no residual).
         floor_share: of the physics floor that holds here; below 1 where points are faster than it.
+        is_carried_over: the points are of another device, see `on`.
     """
 
     kind: Kind
@@ -59,6 +60,14 @@ class OpFit:
     residual: Kriging | Forest | None
     method: str
     floor_share: float
+    is_carried_over: bool = False
+
+    def on(self, device: Device) -> OpFit:
+        """The fit for a device that was not measured: its datasheet, this one's residuals.
+
+        Every prediction is then graded "transferred".
+        """
+        return replace(self, device=device, is_carried_over=True)
 
     def predict(self, columns: Mapping[str, ArrayLike]) -> Prediction:
         """Seconds, relative sigma and grade of points given by columns.
@@ -70,6 +79,8 @@ class OpFit:
         """
         read = self.kind.read(columns)
         seconds, sigma = self._smooth(read)
+        if self.is_carried_over:
+            return Prediction(seconds, sigma, ["transferred"] * len(seconds))
         grades, exact = self._grades(read)
         hit = exact >= 0
         if hit.any():
