@@ -11,7 +11,7 @@ from ...sim.cost.base import StepCost
 from ...sim.engine.run import simulate
 from ...sim.state.steps import StepLog
 from .figures import STATISTICS
-from .formats.run_folder import from_columns, series_of
+from .formats.run_folder import flat, from_columns, series_of
 from .measured import Figures, Measured
 from .perturb import Change, changed
 
@@ -89,15 +89,5 @@ def _given(outcome: Outcome) -> Figures:
 
 
 def _settings(cell: Cell) -> dict[str, object]:
-    found: dict[str, set[object]] = {}
-    for pool in cell.scenario.pools:
-        rows: dict[str, object] = {
-            "tp": pool.tp,
-            "block_size": pool.block_size,
-            "engine.max_model_len": pool.engine.max_model_len,
-        }
-        for name in type(pool.engine).model_fields:
-            rows.setdefault(f"engine.{name}", getattr(pool.engine, name))
-        for name, value in rows.items():
-            found.setdefault(name, set()).add(value)
-    return {name: values.pop() for name, values in found.items() if len(values) == 1}
+    first, *others = [flat(pool.model_dump(mode="json")) for pool in cell.scenario.pools]
+    return {key: value for key, value in first.items() if all(o.get(key) == value for o in others)}

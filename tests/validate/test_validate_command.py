@@ -120,6 +120,7 @@ def test_another_policy_is_found_in_the_steps(recorded: Path, capsys: Captured) 
     words = ["tiny.yaml", "--against", "run", "--set", "cluster.engine.max_num_seqs=2"]
     assert run(["validate", *words, "--quiet", "--no-report", "--no-sensitivity"]) == 0
     out = " ".join(capsys.readouterr().out.split())
+    assert "the run had engine.max_num_seqs = 256, the scenario has 2" in out
     assert "steps were decided alike before the first difference: step" in out
     assert re.search(r"first difference: .*samples \d+ measured, 2 simulated", out)
 

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from ....policies.errors import InputError
 from ..figures import STATISTICS
 from ..measured import Figures, Floats, Measured, Requests, Series, in_order
-from .values import json_of
+from .values import json_of, text_of
 
 #: how the source of a run's step times begins when a real clock took them
 MEASURED = "measured: "
 SUMMARY = "summary.json"
+#: keys of a pool that are compared, beside those of its engine
+SETTINGS = ("gpu", "model", "dtype", "kv_dtype", "tp", "pp", "block_size")
 Table = dict[str, NDArray[Any]]
 
 
@@ -36,6 +38,7 @@ def load(folder: Path) -> list[Measured]:
     if "incomplete" in summary:
         notes = ("the run is incomplete: some of its cells did not end",)
     timed_by, format = _clock(summary)
+    settings = _settings(folder / "scenario.yaml")
     found = []
     for cell in cells:
         try:
@@ -43,6 +46,8 @@ def load(folder: Path) -> list[Measured]:
             mine = _of(requests, name)
             kv_blocks = metrics["kv_blocks"]
             rows, unfinished = from_columns(mine)
+            varied = {key.removeprefix("cluster.") for key in cell.get("params", {})}
+            fixed = {key: value for key, value in settings.items() if key not in varied}
         except (KeyError, TypeError) as error:
             message = f"not what infersim writes: {type(error).__name__} {error}"
             raise InputError(message, where=str(folder)) from None
@@ -55,6 +60,8 @@ def load(folder: Path) -> list[Measured]:
                 series=series_of(_of(series, name), kv_blocks) if series else None,
                 steps=_of(steps, name) if steps else None,
                 kv_blocks=kv_blocks,
+                block_size=fixed.get("block_size"),
+                settings=fixed,
                 unfinished=unfinished,
                 cell=name,
                 timed_by=timed_by,
@@ -72,6 +79,32 @@ def _clock(summary: dict[str, Any]) -> tuple[str, str]:
     if found.startswith(MEASURED):
         return "", "executor, real clock"
     return found, "executor, virtual clock" if "executor" in found else "simulated run"
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """How all pools of the resolved scenario are set; empty where it is absent.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    import yaml
+
+    try:
+        data = yaml.safe_load(text_of(path))
+        cluster = data["cluster"]
+        rows = [flat(pool) for pool in cluster.get("pools", [cluster])]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"no scenario: {error}", where=str(path)) from None
+    first, *others = rows
+    return {key: value for key, value in first.items() if all(o.get(key) == value for o in others)}
+
+
+def flat(pool: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a resolved pool that decide or price steps, by dotted key."""
+    found = {key: pool[key] for key in SETTINGS if key in pool}
+    return found | {f"engine.{key}": value for key, value in pool["engine"].items()}
 
 
 def from_columns(columns: Table) -> tuple[Requests, int]:
