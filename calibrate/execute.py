@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..policies.types import Picoseconds, ReplicaId
     from ..scenarios.grid import Cell
     from ..scenarios.pools import Pool
-    from ..sim.engine.config import PoolConfig
+    from .executor.config import PoolLike
     from .executor.model import Model
     from .executor.runner import StepRunner
 
@@ -51,11 +51,19 @@ class Options:
 
 
 class Execution(NamedTuple):
-    """A cell's records, what it cost, and the share of the run in which the device computed."""
+    """A cell's records and what it cost.
+
+    Attributes:
+        device_s: real time that the devices computed.
+        copying_s: real time that moving KV from replica to replica took.
+        answers: per replica: request id -> position -> the token that the model sampled for it.
+    """
 
     records: CellRecords
     effort: Effort
-    device_share: float
+    device_s: float
+    copying_s: float
+    answers: list[dict[int, dict[int, int]]]
 
 
 def check_installed(options: Options) -> None:
@@ -133,7 +141,8 @@ def execute_cell(
         source = f"{records.cost_source} (virtual clock; computed by {devices.said})"
     records = replace(records, cost_source=source, notes=[*records.notes, *devices.notes])
     effort = Effort(steps=played.totals["steps"], wall_s=wall_s)
-    return Execution(records, effort, played.device_ps / 1e12 / wall_s)
+    times = (played.device_ps / 1e12, played.copying_ps / 1e12)
+    return Execution(records, effort, *times, played.answers)
 
 
 class Devices:
@@ -163,14 +172,16 @@ class Devices:
             f"executed: {drawn}, {str(self._dtype).removeprefix('torch.')}; texts are token ids "
             "that only their names decide, answers too, whatever the model samples"
         ]
-        if options.clock == "wall" and sum(pool.spec.replicas for pool in pools) > 1:
+        several = sum(pool.spec.replicas for pool in pools) > 1
+        self._apart = several and options.clock == "wall"
+        if self._apart and cuda:
             raise InputError(
-                "a real clock needs one replica: others would wait for the one device",
+                "on a GPU a real clock needs one replica: others would wait for the one device",
                 where="cluster.replicas",
-                help="--clock virtual takes any number",
+                help="--clock virtual takes any number, --device cpu a process for each",
             )
 
-    def runner(self, config: PoolConfig, number: ReplicaId) -> StepRunner:
+    def runner(self, config: PoolLike, number: ReplicaId) -> StepRunner:
         """A device for replica *number*: its own KV, the model shared with its pool."""
         from .executor.kv import KVCache
         from .executor.runner import Runner
@@ -184,11 +195,16 @@ class Devices:
             dtype=self._dtype,
             device=self._device,
         )
+        tokens = min(limits.max_num_batched_tokens, limits.max_model_len, WARM_UP_TOKENS)
+        if self._apart:
+            from .executor.worker import WorkerRunner
+
+            return WorkerRunner(model, cache, self._device, warm_up=tokens)
         graphs = self._options.graphs and model.ops.graphs and self._options.device == "cuda"
         most = min(limits.max_num_seqs, GRAPHS_UP_TO) if graphs else 0
         runner = Runner(model, cache, self._device, graphs=most)
         if self._options.clock == "wall":
-            runner.warm_up(min(limits.max_num_batched_tokens, limits.max_model_len, WARM_UP_TOKENS))
+            runner.warm_up(tokens)
         return runner
 
     def _model(self, pool: Pool) -> Model:

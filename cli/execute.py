@@ -91,7 +91,7 @@ def execute(
     target = RunFolder.choose(base, inputs, out, kind="-executed")
     begun = perf_counter()
     finished: list[runner.Finished] = []
-    shares: list[float] = []
+    times: list[dict[str, float]] = []
     with ProgressView([one.name for one in cells], quiet=quiet) as view:
         for i, one in enumerate(cells):
 
@@ -102,7 +102,7 @@ def execute(
                 done = execute_cell(one, source.folders, options, told)
             except InputError as error:
                 raise source.located(error) from None
-            shares.append(done.device_share)
+            times.append({"device_s": done.device_s, "copying_s": done.copying_s})
             finished.append(runner.Finished(i, done.records, done.effort, done.effort.wall_s))
             view.hear(finished[-1])
     timing = {
@@ -110,14 +110,18 @@ def execute(
         "clock": clock.value,
         "backend": backend.value,
         "device": device.value,
-        "device_share": shares,
+        "computing": times,
     }
     outcome = runner.Outcome(finished, [], False)
     written = target.write(
         cells, outcome, timing, command=_command(scenario, options, cell, set_, seed), report=report
     )
     if not quiet:
-        note("device busy: " + ", ".join(f"{share:.1%}" for share in shares) + " of the wall time")
+        for ended, spent in zip(finished, times, strict=True):
+            moved = spent["copying_s"] / spent["device_s"] if spent["device_s"] else 0.0
+            said = f"computed for {spent['device_s']:.3g} s of {ended.wall_s:.3g} s"
+            more = f"; moving KV took {moved:.2%} of that" if moved else ""
+            note(f"{ended.records.name}: {said}{more}")
     if json:
         print_json(written.summary)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from multiprocessing.connection import Connection, wait
 from time import perf_counter_ns, sleep
 from typing import Any, Protocol, TypeAlias
 
@@ -18,6 +19,10 @@ class Stepping(Protocol):
     """A replica's host, as a clock sees it."""
 
     number: int
+
+    @property
+    def waitable(self) -> Connection | None:
+        """Readable when its oldest step in flight is computed; None: just wait for it."""
 
     def wait(self) -> None:
         """Block until the oldest step in flight is computed; it ends now."""
@@ -123,15 +128,33 @@ class WallClock(Clock):
         while True:
             self._run_due()
             if self._steps:
-                server = self._steps.pop(0)
+                server = self._first_done()
+                if server is None:
+                    continue  # something is due before a step ends
+                self._steps.remove(server)
                 server.wait()
                 self._run_due()  # what came during the step is seen at its end
                 self.due_ps = self.now_ps
                 server.boundary(server)
             elif self._heap:
-                sleep(max(0, self._heap[0][0] - self.now_ps) / 1e12)
+                sleep(self._until_due_s())
             else:
                 return
+
+    def _first_done(self) -> Stepping | None:
+        """The replica whose step ends first; None when a callback is due before."""
+        awaited = {}
+        for server in self._steps:
+            connection = server.waitable
+            if connection is None:
+                return server
+            awaited[connection] = server
+        done = wait(list(awaited), self._until_due_s() if self._heap else None)
+        ready = [server for connection, server in awaited.items() if connection in done]
+        return min(ready, key=lambda server: server.number, default=None)
+
+    def _until_due_s(self) -> float:
+        return max(0, self._heap[0][0] - self.now_ps) / 1e12
 
     def _run_due(self) -> None:
         while self._heap and self._heap[0][0] <= self.now_ps:

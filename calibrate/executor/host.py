@@ -34,6 +34,7 @@ class Executed:
         totals: exact counters.
         answers: per replica: request id -> position -> the token that the model sampled for it.
         device_ps: time that devices computed.
+        copying_ps: time that moving KV from replica to replica took.
     """
 
     requests: dict[str, np.ndarray[Any, Any]]
@@ -42,6 +43,7 @@ class Executed:
     totals: dict[str, int]
     answers: list[dict[int, dict[int, int]]]
     device_ps: Picoseconds
+    copying_ps: Picoseconds
 
 
 class Host:
@@ -100,6 +102,8 @@ class Host:
         """
         self._next_arrival()
         try:
+            for server in self.cluster.servers:
+                server.runner.ready()
             self._clock.run_out()
         finally:
             for server in self.cluster.servers:
@@ -118,6 +122,7 @@ class Host:
             self._totals(),
             [server.answers for server in servers],
             sum(server.device_ps for server in servers),
+            self.cluster.carrier.copying_ps,
         )
 
     # ---- what comes in --------------------------------------------------------------------------

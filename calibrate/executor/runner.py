@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multiprocessing.connection import Connection
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Protocol
 
@@ -44,6 +45,13 @@ class Ticket(Protocol):
 class StepRunner(Protocol):
     """Where steps of one replica are computed."""
 
+    @property
+    def waitable(self) -> Connection | None:
+        """Readable when the oldest step is done; None: waiting for it holds up nobody else."""
+
+    def ready(self) -> None:
+        """Block until steps can be launched without delay."""
+
     def launch(self, batch: Batch) -> Ticket:
         """Compute a step after all that were launched before; may return at once."""
 
@@ -68,6 +76,14 @@ class Runner:
         self._model, self._kv, self._device = model, kv, device
         widest = -(-len(model.cos_sin) // kv.block_size)
         self._graphs = Graphs(model, kv, device, graphs, widest) if graphs else None
+
+    @property
+    def waitable(self) -> Connection | None:
+        """None: there is one device."""
+        return None
+
+    def ready(self) -> None:
+        """It is."""
 
     def launch(self, batch: Batch) -> Ticket:
         """Compute a step after all that were launched before; returns at once on a GPU."""

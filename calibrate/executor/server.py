@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from time import perf_counter_ns
 
 from ...policies.errors import NoProgressError
@@ -105,6 +106,11 @@ class Server:
             self._wake = self._clock.at(self._clock.now_ps, REPLICA + self.number, self.boundary)
 
     # ---- steps ----------------------------------------------------------------------------------
+
+    @property
+    def waitable(self) -> Connection | None:
+        """Readable when the oldest step in flight is computed; None: just wait for it."""
+        return self.runner.waitable
 
     def wait(self) -> None:
         """Block until the oldest step in flight is computed; it ends now."""

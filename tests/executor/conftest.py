@@ -54,6 +54,11 @@ class Nothing:
 
         return Ticket()
 
+    waitable = None
+
+    def ready(self) -> None:
+        pass
+
     def read_blocks(self, blocks: list[int]) -> Any:
         return torch.zeros(0)
 
@@ -89,7 +94,12 @@ class Both:
         return outcome, log.arrays()
 
     def executed(
-        self, *, compute: bool = False, triton: bool = False, wall: bool = False
+        self,
+        *,
+        compute: bool = False,
+        triton: bool = False,
+        wall: bool = False,
+        apart: bool = False,
     ) -> tuple[host.Executed, dict[str, np.ndarray[Any, Any]]]:
         made, log = self.assembly(), StepLog(measured=True)
         spec = made.pools[0].model

@@ -13,6 +13,7 @@ import pytest
 
 from infersim.calibrate import execute
 from infersim.cli.main import run
+from infersim.scenarios import grid, load
 
 TEXT = """\
 name: mini
@@ -63,7 +64,7 @@ def test_a_virtual_run_is_the_simulated_one(capsys: pytest.CaptureFixture[str]) 
 def test_a_real_clock_measures_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["--clock", "wall", "--no-report", "--out", "wall"]
     assert run(["execute", "mini.yaml", *settings]) == 0
-    assert "device busy" in capsys.readouterr().err
+    assert "mini: computed for" in capsys.readouterr().err
     rows = pd.read_parquet("wall/requests.parquet")
     steps = pd.read_parquet("wall/steps.parquet")
     assert (rows["status"] == "finished").all()
@@ -74,7 +75,8 @@ def test_a_real_clock_measures_what_happens(capsys: pytest.CaptureFixture[str]) 
     assert steps["start_ps"].is_monotonic_increasing
     assert np.all(steps["device_ps"].sum() <= steps["end_ps"].max())
     timing = json.loads(Path("wall/timing.json").read_text())
-    assert 0 < timing["device_share"][0] < 1
+    assert 0 < timing["computing"][0]["device_s"] < timing["wall_s"]
+    assert timing["computing"][0]["copying_s"] == 0
     summary = json.loads(Path("wall/summary.json").read_text())
     assert summary["provenance"]["cost_source"][0].startswith("measured: infersim's executor")
 
@@ -87,7 +89,6 @@ def test_a_real_clock_measures_what_happens(capsys: pytest.CaptureFixture[str]) 
         (["--set", "cluster.model=gpt-oss-20b"], "sliding windows"),
         (["--set", "cluster.dtype=fp8"], "computes in bf16"),
         (["--set", "cluster.kv_dtype=fp8"], "keeps KV in bf16"),
-        (["--set", "cluster.replicas=2", "--clock", "wall"], "needs one replica"),
         (["--weights", "."], "no .safetensors file"),
         (["--cell", "other"], "unknown cell"),
     ],
@@ -127,3 +128,41 @@ def test_simulating_imports_no_torch() -> None:
     )
     done: Any = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+PAIR = """\
+name: pair
+seed: 3
+cluster:
+  pools:
+    - {name: p, role: prefill, gpu: cpu, model: tiny, kv_blocks: 101,
+       engine: {max_model_len: 400, max_num_batched_tokens: 128}}
+    - {name: d, role: decode, gpu: cpu, model: tiny, kv_blocks: 101,
+       engine: {max_model_len: 400, max_num_batched_tokens: 128}}
+links: {kv: {latency_us: 10, gbytes_per_s: 10}}
+workload:
+""" + TEXT.split("workload:\n")[1]
+
+
+def test_two_processes_move_kv_on_a_real_clock() -> None:
+    """Prefill and decode in processes of their own answer what one replica answers."""
+    Path("pair.yaml").write_text(PAIR)
+    done = {}
+    for name, clock in (("mini", "virtual"), ("pair", "wall")):
+        source = load.read(f"{name}.yaml")
+        (cell,) = grid.cells(source)[1]
+        options = execute.Options(clock=clock)
+        done[name] = execute.execute_cell(cell, source.folders, options)
+    pair = done["pair"]
+    rows = pair.records.requests
+    assert set(rows["status"]) == {"finished"}
+    assert set(rows["replica"]) == {1}
+    assert set(rows["prefill_replica"]) == {0}
+    assert (rows["remote_tokens"] > 0).all()
+    assert (rows["transfer_ps"] > 0).all()
+    assert 0 < pair.copying_s < pair.device_s
+    for number, said in pair.answers[1].items():
+        one = done["mini"].answers[0][number]
+        assert said == {at: one[at] for at in said}
+        count = int(rows["output_tokens"][number])
+        assert len(said) >= count

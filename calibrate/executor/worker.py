@@ -1,0 +1,118 @@
+"""A replica's device in a process of its own; its KV lies in memory that the host shares."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.multiprocessing as processes
+
+from ...policies.errors import InfersimError
+from .batch import Batch
+from .kv import KVCache
+from .model import Model
+from .runner import Done, Runner
+
+STOP_S = 5.0
+
+
+class WorkerRunner:
+    """Steps of one replica, computed by another process; the host goes on meanwhile.
+
+    The host copies KV itself: blocks that are moved are touched by no step in flight.
+
+    Args:
+        warm_up: tokens of the longest chunk before the first step.
+    """
+
+    def __init__(self, model: Model, kv: KVCache, device: torch.device, *, warm_up: int) -> None:
+        self._kv = kv
+        context = processes.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(
+            target=_work, args=(other, model, kv, device, warm_up), daemon=True
+        )
+        self._process.start()
+        other.close()
+        self._awaited: deque[_Awaited] = deque()
+
+    @property
+    def waitable(self) -> Connection | None:
+        """Readable when the oldest step is done."""
+        found: Connection = self._connection
+        return found
+
+    def ready(self) -> None:
+        """Block until the process has warmed up.
+
+        Raises:
+            InfersimError: it died.
+        """
+        self._receive()
+
+    def launch(self, batch: Batch) -> _Awaited:
+        """Send a step; it is computed after all that were sent before."""
+        self._connection.send(batch)
+        ticket = _Awaited(self)
+        self._awaited.append(ticket)
+        return ticket
+
+    def take(self, ticket: _Awaited) -> Done:
+        """The outcome of *ticket*, which must be the oldest."""
+        assert self._awaited.popleft() is ticket
+        done = self._receive()
+        assert isinstance(done, Done)
+        return done
+
+    def read_blocks(self, blocks: list[int]) -> torch.Tensor:
+        """The KV of these blocks; see `KVCache.read`."""
+        return self._kv.read(torch.tensor(blocks))
+
+    def write_blocks(self, blocks: list[int], content: torch.Tensor) -> None:
+        """Put KV into these blocks."""
+        self._kv.write(torch.tensor(blocks), content)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.is_alive():
+            with suppress(OSError):  # it is ending by itself
+                self._connection.send(None)
+            self._process.join(STOP_S)
+            if self._process.is_alive():
+                self._process.terminate()
+                self._process.join()
+        self._connection.close()
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except EOFError:
+            raise InfersimError("the process of a replica's device died") from None
+
+
+class _Awaited:
+    """A step that was sent."""
+
+    def __init__(self, runner: WorkerRunner) -> None:
+        self._runner = runner
+
+    def wait(self) -> Done:
+        """Block until the process has computed it."""
+        return self._runner.take(self)
+
+
+def _work(
+    connection: Connection, model: Model, kv: KVCache, device: torch.device, warm_up: int
+) -> None:
+    """In the process: compute steps in order, until told to end."""
+    runner = Runner(model, kv, device, graphs=0)
+    runner.warm_up(warm_up)
+    connection.send("ready")
+    while True:
+        batch = connection.recv()
+        if batch is None:
+            return
+        connection.send(runner.launch(batch).wait())
