@@ -29,6 +29,7 @@ def drawing(profile: Profile, assembled: Assembled | None) -> Data:
         "operations": [
             _operation(table, fitted.get(table.op), qualities.get(table.op))
             for table in profile.tables
+            if table.op != "final_norm"  # the norm of the layers again
         ],
         "steps": _steps(assembled),
         "peaks": _peaks(profile.stamp.gpu),

@@ -182,9 +182,7 @@ def _notes(
                 f"{op}: batches of uneven lengths took {quality.uneven:+.1%} against the table"
             )
     if steps is None:
-        notes.append(
-            "too few whole steps were measured: what the host takes is the roofline's, graphs cost nothing"
-        )
+        notes.append("too few whole steps were measured: the host's terms are the roofline's")
     else:
         notes.extend(steps.notes)
     return notes + _transfers(measured)
