@@ -174,6 +174,12 @@ class Devices:
         ]
         several = sum(pool.spec.replicas for pool in pools) > 1
         self._apart = several and options.clock == "wall"
+        if self._apart and any(pool.spec.offload is not None for pool in pools):
+            raise InputError(
+                "on a real clock only a single replica keeps KV in host memory",
+                where="cluster.offload",
+                help="--clock virtual takes any number",
+            )
         if self._apart and cuda:
             raise InputError(
                 "on a GPU a real clock needs one replica: others would wait for the one device",
@@ -200,9 +206,20 @@ class Devices:
             from .executor.worker import WorkerRunner
 
             return WorkerRunner(model, cache, self._device, warm_up=tokens)
+        tier = None
+        if config.offload is not None:
+            from .executor.tier import TierStore
+
+            size, free = TierStore.size_bytes(cache, config.offload.blocks), free_bytes("cpu")
+            if size > free:
+                raise InputError(
+                    f"{size / GB:.1f} GB of KV in host memory; {free / GB:.1f} GB are free",
+                    where="cluster.offload.blocks",
+                )
+            tier = TierStore(cache, config.offload.blocks, self._device)
         graphs = self._options.graphs and model.ops.graphs and self._options.device == "cuda"
         most = min(limits.max_num_seqs, GRAPHS_UP_TO) if graphs else 0
-        runner = Runner(model, cache, self._device, graphs=most)
+        runner = Runner(model, cache, self._device, graphs=most, tier=tier)
         if self._options.clock == "wall":
             runner.warm_up(tokens)
         return runner

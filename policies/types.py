@@ -120,6 +120,10 @@ class CachedBlock(NamedTuple):
         blocks: how many blocks it spans.
         hits: how often a later request found it, since it entered the cache.
         inserted: order of insertion into the cache (a counter, not a time).
+        used: order of its last use (a counter, not a time).
+        importance: the largest among the requests that used it: minus `Request.priority`.
+        reach: blocks of the longest prompt and answer, so far, that it was part of.
+        block_size: tokens in a block.
     """
 
     key: int
@@ -127,6 +131,10 @@ class CachedBlock(NamedTuple):
     blocks: int
     hits: int
     inserted: int
+    used: int = 0
+    importance: int = 0
+    reach: int = 0
+    block_size: int = 1
 
 
 class Routable(Protocol):
@@ -170,4 +178,5 @@ class Promise:
     oracle: bool = False
     exportable: bool = False
     tail_first: bool = False
+    queues: bool = False
     notes: str = field(default="")

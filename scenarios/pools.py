@@ -13,7 +13,7 @@ from ..sim.cost.memory import KvCapacity, kv_capacity
 from ..sim.cost.roofline import Roofline
 from ..sim.cost.specs import GpuSpec, ModelSpec, Parallelism
 from ..sim.engine.config import PoolConfig
-from ..sim.state.config import EngineLimits
+from ..sim.state.config import EngineLimits, OffloadLimits
 from .choice import Choice, takes
 from .explain import PartError
 from .schema.engine import SCHEDULER_FIELDS
@@ -24,6 +24,7 @@ from .schema.scenario import PoliciesSpec
 
 UNLIMITED_BLOCKS = 1 << 40
 GB = 1e9
+PS_PER_US = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Pool:
                 self.model, self.gpu, self.split, spec.dtype, spec.kv_dtype, spec.overheads
             )
             self.capacity = self._capacity()
+            self._offload()
         except InputError as error:
             raise PartError(error, error.where) from None
 
@@ -97,7 +99,27 @@ class Pool:
             order=None if order is None or order.name == preset["order"] else _order(order),
             model=spec.model,
             ranks=spec.dp,
+            offload=self._offload(),
         )
+
+    def _offload(self) -> OffloadLimits | None:
+        offload = self.spec.offload
+        if offload is None:
+            return None
+        if reason := _no_offload(self.spec):
+            raise InputError(reason, where="offload")
+        rate = self.gpu.pcie_bytes_per_s
+        if offload.gbytes_per_s is not None:
+            rate = offload.gbytes_per_s * GB
+        if rate <= 0:
+            raise InputError(
+                f"{self.gpu.name} has no PCIe rate",
+                where="offload",
+                help="give offload.gbytes_per_s",
+            )
+        # every GPU of the replica has a link of its own, and carries its part
+        rate *= self.split.tp * self.split.pp
+        return OffloadLimits(offload.blocks, round(offload.latency_us * PS_PER_US), round(rate))
 
     def row(self) -> dict[str, Any]:
         """For the report: what the pool is, and where its memory goes."""
@@ -204,6 +226,15 @@ def _order(choice: Choice) -> Any:
     if hasattr(order, "attach"):
         order.attach(attrgetter("output_tokens"))
     return order
+
+
+def _no_offload(spec: PoolSpec) -> str:
+    """Why a pool cannot keep KV in host memory; "" when it can."""
+    if spec.role != "both":
+        return f"a {spec.role} pool keeps no KV in host memory; role both does"
+    if not spec.engine.enable_prefix_caching:
+        return "a tier needs enable_prefix_caching: its blocks are found by their prefix"
+    return ""
 
 
 def _victim(policies: PoliciesSpec, preset: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Moves the KV of split requests between devices."""
+"""Moves KV: of split requests between devices, and between a device and its host's memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence as Seq
 from time import perf_counter_ns
 
 from ...policies.types import Picoseconds
+from ...sim.state.config import OffloadLimits
 from ...sim.state.link import FifoLink
+from ...sim.state.offload import Load
 from ...sim.state.split import Pull
 from ...sim.state.ties import ARRIVAL
 from .clock import PS_PER_NS, Clock
@@ -56,3 +58,37 @@ class Carrier:
         else:
             self.link_busy_ps += copying_ps
             self._clock.at(now, ARRIVAL, lambda _: arrived())
+
+
+class Fetcher:
+    """Loads blocks of one replica from its tier in host memory.
+
+    On a virtual clock they arrive when the link to the host says; on a real one, when they are
+    there, which is looked up every `POLL_PS`.
+    """
+
+    POLL_PS = 50_000_000
+
+    def __init__(self, tier: OffloadLimits, clock: Clock, server: Callable[[], Server]) -> None:
+        self._link = FifoLink(tier.latency_ps, tier.bytes_per_s)
+        self._clock, self._server = clock, server
+
+    def keep(self, moves: list[tuple[int, int]]) -> None:
+        """Copy blocks to slots, behind the steps launched so far."""
+        self._server().runner.keep_blocks(moves)
+
+    def fetch(self, load: Load, here: Callable[[], None]) -> None:
+        """Copy slots to blocks, and tell the replica when they are there."""
+        clock, record = self._clock, load.target.record
+        begun = clock.now_ps
+        done = self._server().runner.fetch_blocks(load.moves)
+
+        def look(_: object) -> None:
+            if not clock.virtual and not done():
+                clock.at(clock.now_ps + self.POLL_PS, ARRIVAL, look)
+                return
+            record.transfer_bytes += load.size_bytes
+            record.transfer_ps += clock.now_ps - begun
+            self._server().tell(here)
+
+        clock.at(self._link.send(begun, load.size_bytes) if clock.virtual else begun, ARRIVAL, look)

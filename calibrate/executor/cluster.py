@@ -14,6 +14,7 @@ from ...sim.state.content import Chain, Chains
 from ...sim.state.journal import Journal, RequestRecord
 from ...sim.state.kv.blocks import BlockPool
 from ...sim.state.misses import MissExplainer
+from ...sim.state.offload import OffloadConnector
 from ...sim.state.plan import StepPlan
 from ...sim.state.queue import waiting_line
 from ...sim.state.records import GapHistogram
@@ -21,7 +22,7 @@ from ...sim.state.replica import Replica
 from ...sim.state.sequence import Sequence
 from ...sim.state.session import Call, CallResult
 from ...sim.state.split import PullConnector, Splitter
-from .carrier import Carrier
+from .carrier import Carrier, Fetcher
 from .clock import Clock
 from .config import ClusterLike, PoolLike
 from .runner import StepRunner
@@ -73,6 +74,7 @@ class Cluster:
         self._chains, self._on_answer = chains, on_answer
         self.gaps = GapHistogram()
         self.servers: list[Server] = []
+        self.offloads: list[OffloadConnector] = []
         self.carrier = Carrier(config.kv_link, clock, self.servers)
         self._splitter = Splitter(
             self.servers.__getitem__, lambda: clock.now_ps, self.carrier.carry
@@ -113,6 +115,13 @@ class Cluster:
             connector = self._splitter.source
         elif pool.role == "decode":
             connector = PullConnector(self._splitter, limits.block_size, pool.kv_bytes_per_token)
+        elif pool.offload is not None:
+            fetcher = Fetcher(pool.offload, self.clock, lambda: self.servers[number])
+            block_bytes = limits.block_size * pool.kv_bytes_per_token
+            connector = OffloadConnector(
+                kv, pool.offload.blocks, block_bytes, fetcher.keep, fetcher.fetch
+            )
+            self.offloads.append(connector)
         replica = Replica(
             limits,
             kv,
@@ -204,9 +213,9 @@ class Cluster:
             if resumed:
                 continue
             if number == record.prefill_replica:
-                record.hit_tokens = local
-                cost = self._pool_of[number].cost.prefill_ps
-                record.misses = self._explainer.explain(number, seq, local, cost)
+                record.hit_tokens, record.remote_tokens = local, remote.tokens
+                cost, found = self._pool_of[number].cost.prefill_ps, local + remote.tokens
+                record.misses = self._explainer.explain(number, seq, found, cost)
             else:
                 record.remote_tokens = remote.tokens
 

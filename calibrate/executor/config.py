@@ -12,7 +12,7 @@ from ...policies.routing.base import Router
 from ...policies.scheduling.base import Order, Scheduler
 from ...policies.types import Picoseconds
 from ...sim.cost.base import StepCost
-from ...sim.state.config import EngineLimits
+from ...sim.state.config import EngineLimits, OffloadLimits
 
 
 class PoolLike(Protocol):
@@ -36,6 +36,8 @@ class PoolLike(Protocol):
     def order(self) -> Order | None: ...
     @property
     def model(self) -> str: ...
+    @property
+    def offload(self) -> OffloadLimits | None: ...
     def make_scheduler(self) -> Scheduler: ...
     def make_eviction(self) -> Eviction: ...
 

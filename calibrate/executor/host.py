@@ -13,6 +13,7 @@ from ...policies.eviction.future import NextUse
 from ...policies.types import Picoseconds
 from ...sim.state.content import Chains
 from ...sim.state.journal import Journal, Sampler
+from ...sim.state.offload import offloaded
 from ...sim.state.records import GapHistogram
 from ...sim.state.session import Arrival, Call, CallResult, Workload
 from ...sim.state.steps import StepLog
@@ -184,4 +185,5 @@ class Host:
             "simulated_ps": max((server.last_end for server in servers), default=0),
             "link_bytes": self.cluster.carrier.carried_bytes,
             "link_busy_ps": self.cluster.carrier.link_busy_ps,
+            **offloaded(self.cluster.offloads),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +14,7 @@ from .batch import Batch
 from .graphs import Graphs
 from .kv import KVCache
 from .model import Inputs, Model
+from .tier import TierStore
 
 PS_PER_NS = 1000
 _cuda: Any = torch.cuda  # untyped in places
@@ -61,6 +63,12 @@ class StepRunner(Protocol):
     def write_blocks(self, blocks: list[int], content: torch.Tensor) -> None:
         """Put KV into these blocks, before any step launched from here on."""
 
+    def keep_blocks(self, moves: list[tuple[int, int]]) -> None:
+        """Copy blocks to slots of the tier in host memory; see `TierStore.keep`."""
+
+    def fetch_blocks(self, moves: list[tuple[int, int]]) -> Callable[[], bool]:
+        """Copy slots of the tier to blocks; see `TierStore.fetch`."""
+
     def close(self) -> None:
         """No step comes any more."""
 
@@ -70,10 +78,19 @@ class Runner:
 
     Args:
         graphs: capture pure decode steps in CUDA graphs up to this many sequences; 0: none.
+        tier: in host memory; None: nothing is kept there.
     """
 
-    def __init__(self, model: Model, kv: KVCache, device: torch.device, *, graphs: int) -> None:
-        self._model, self._kv, self._device = model, kv, device
+    def __init__(
+        self,
+        model: Model,
+        kv: KVCache,
+        device: torch.device,
+        *,
+        graphs: int,
+        tier: TierStore | None = None,
+    ) -> None:
+        self._model, self._kv, self._device, self._tier = model, kv, device, tier
         widest = -(-len(model.cos_sin) // kv.block_size)
         self._graphs = Graphs(model, kv, device, graphs, widest) if graphs else None
 
@@ -149,6 +166,16 @@ class Runner:
     def write_blocks(self, blocks: list[int], content: torch.Tensor) -> None:
         """Put KV into these blocks."""
         self._kv.write(torch.tensor(blocks, device=self._device), content)
+
+    def keep_blocks(self, moves: list[tuple[int, int]]) -> None:
+        """Copy blocks to slots of the tier in host memory."""
+        assert self._tier is not None
+        self._tier.keep(moves)
+
+    def fetch_blocks(self, moves: list[tuple[int, int]]) -> Callable[[], bool]:
+        """Copy slots of the tier to blocks; the result says whether they are there."""
+        assert self._tier is not None
+        return self._tier.fetch(moves)
 
     def close(self) -> None:
         """Nothing to do."""

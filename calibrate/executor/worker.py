@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -74,6 +75,14 @@ class WorkerRunner:
     def write_blocks(self, blocks: list[int], content: torch.Tensor) -> None:
         """Put KV into these blocks."""
         self._kv.write(torch.tensor(blocks), content)
+
+    def keep_blocks(self, moves: list[tuple[int, int]]) -> None:
+        """A tier needs its device in the host's own process."""
+        raise InfersimError("replicas in processes of their own keep no KV in host memory")
+
+    def fetch_blocks(self, moves: list[tuple[int, int]]) -> Callable[[], bool]:
+        """A tier needs its device in the host's own process."""
+        raise InfersimError("replicas in processes of their own keep no KV in host memory")
 
     def close(self) -> None:
         """End the process."""

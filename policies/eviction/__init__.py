@@ -1,5 +1,15 @@
 """Which cached unit leaves first."""
 
-from . import belady, fifo, gdsf, length_aware, lfu, lru, random, session_ttl
-
-__all__ = ["belady", "fifo", "gdsf", "length_aware", "lfu", "lru", "random", "session_ttl"]
+from . import belady as belady
+from . import fifo as fifo
+from . import filo as filo
+from . import gdsf as gdsf
+from . import length_aware as length_aware
+from . import lfu as lfu
+from . import lru as lru
+from . import mru as mru
+from . import priority as priority
+from . import random as random
+from . import session_ttl as session_ttl
+from . import slru as slru
+from . import tlru as tlru

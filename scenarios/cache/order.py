@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
-from ...policies.eviction.base import Key
+from ...policies.eviction.base import Eviction, Key
+from ...policies.eviction.queues import next_to_leave
+from ...policies.types import CachedBlock
 
 
 class Order:
@@ -36,19 +39,23 @@ class Order:
 
     def move(self, block: int, old: Key, new: Key) -> None:
         """Put a block again, which was put with *old*."""
-        place = self._places[old]
-        if isinstance(place, int):
-            if old == new:
-                return
-            del self._places[old]
-        else:
-            if old == new:
+        if old == new:
+            place = self._places[old]
+            if not isinstance(place, int):
                 place.move_to_end(block)
-                return
-            del place[block]
-            if not place:
-                del self._places[old]
+            return
+        self.remove(block, old)
         self.put(block, new)
+
+    def remove(self, block: int, key: Key) -> None:
+        """Take out a block that was put with *key*."""
+        place = self._places[key]
+        if isinstance(place, int):
+            del self._places[key]
+            return
+        del place[block]
+        if not place:
+            del self._places[key]
 
     def first(self) -> Key:
         """The smallest key; there must be a block."""
@@ -67,3 +74,59 @@ class Order:
         if not place:
             del self._places[key]
         return block
+
+    def head(self) -> int:
+        """The block that leaves first."""
+        place = self._places[self.first()]
+        return place if isinstance(place, int) else next(iter(place))
+
+
+class QueuedOrders:
+    """The blocks of a policy that keeps several queues (`QueuedEviction`), each in an order.
+
+    Args:
+        policy: chooses between the queues.
+        unit: what the policy may know of a block.
+    """
+
+    def __init__(self, policy: Eviction, unit: Callable[[int], CachedBlock]) -> None:
+        self._policy, self._unit = policy, unit
+        self._keys: dict[int, Key] = {}  # as they are after the policy looked again
+        self._orders: dict[int, Order] = {}
+        self._lengths: dict[int, int] = {}
+
+    def put(self, block: int, key: Key) -> None:
+        """Add a block that is in no queue."""
+        queue = key[0]
+        self._keys[block] = key
+        self._orders.setdefault(queue, Order()).put(block, key)
+        self._lengths[queue] = self._lengths.get(queue, 0) + 1
+
+    def move(self, block: int, old: Key, new: Key) -> None:
+        """Put a block again; its key may have changed since *old*."""
+        old = self._keys[block]
+        if old[0] == new[0]:
+            self._keys[block] = new
+            self._orders[old[0]].move(block, old, new)
+            return
+        self._orders[old[0]].remove(block, old)
+        self._lengths[old[0]] -= 1
+        self.put(block, new)
+
+    def length(self, queue: int) -> int:
+        """How many blocks the queue holds."""
+        return self._lengths.get(queue, 0)
+
+    def head(self, queue: int) -> CachedBlock:
+        """The block of a queue that is not empty with the smallest key."""
+        return self._unit(self._orders[queue].head())
+
+    def take(self, queue: int) -> tuple[int, CachedBlock, Key]:
+        """Remove the head of a queue."""
+        block = self._orders[queue].pop()
+        self._lengths[queue] -= 1
+        return block, self._unit(block), self._keys.pop(block)
+
+    def pop(self) -> int:
+        """Take out the block that the policy gives up."""
+        return next_to_leave(self._policy, self)

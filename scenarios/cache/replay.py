@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ...policies.errors import InputError
 from ...policies.eviction.base import Eviction, Key
 from ...policies.types import CachedBlock, Picoseconds, Request
-from .order import Order
+from .order import Order, QueuedOrders
 from .stream import Stream
 
 #: a named tuple's own constructor is Python code: a tenth of the replay's time
@@ -106,7 +106,9 @@ class ReplayCache:
         self._capacity, self._policy = capacity, policy
         self._may_bypass, self._dynamic = policy.promise.oracle, policy.promise.dynamic
         self._cached: dict[int, tuple[CachedBlock, Key]] = {}
-        self._order = Order()
+        self._order: Any = Order()
+        if policy.promise.queues:
+            self._order = QueuedOrders(policy, lambda block: self._cached[block][0])
         self._turns: list[tuple[Picoseconds, int, int, Key]] = []  # when, ranking, block, new key
         self._insertions = self._rankings = 0
 

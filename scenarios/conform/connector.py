@@ -31,6 +31,9 @@ class RecordedConnector:
         self._sending: list[tuple[int, Sequence]] = []
         self.handed_over: list[list[Any]] = []
 
+    def planning(self) -> None:
+        """Nothing to do."""
+
     def matched(self, seq: Sequence, local_tokens: int) -> Remote | None:
         """What the request says is to be had beyond *local_tokens*."""
         params = self._params[seq.id]

@@ -30,6 +30,16 @@ def _kv(dtype: str) -> str:
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
+class OffloadSpec(Spec):
+    """KV blocks kept in host memory as well: written through, the least recently used leave."""
+
+    blocks: int = Field(ge=1, le=10**9, description="how many the host holds for each replica")
+    gbytes_per_s: float | None = Field(
+        default=None, gt=0, description="from the host; the GPU's PCIe rate if left out"
+    )
+    latency_us: float = Field(default=10.0, ge=0, description="of a transfer, beside its bytes")
+
+
 class PoolSpec(Spec):
     """Replicas of one kind."""
 
@@ -82,6 +92,9 @@ class PoolSpec(Spec):
     )
     overheads: Overheads = Field(
         default=Overheads(), description="efficiencies and fixed times of the roofline"
+    )
+    offload: OffloadSpec | None = Field(
+        default=None, description="a tier for KV in host memory; none when left out"
     )
 
 

@@ -9,12 +9,16 @@ from typing import Any, TypeAlias, TypeVar
 from ...policies.errors import InputError
 from ...policies.eviction.future import NextUse
 from ...policies.types import Picoseconds, ReplicaId, Request, Routable
+from ..state.config import OffloadLimits
 from ..state.connector import Connector
 from ..state.content import Chain, Chains
 from ..state.journal import Journal, RequestRecord
+from ..state.kv.blocks import BlockPool
 from ..state.kv.build import make_pool
+from ..state.kv.face import KVPool
 from ..state.link import FifoLink
 from ..state.misses import MissExplainer
+from ..state.offload import Load, OffloadConnector
 from ..state.plan import StepPlan
 from ..state.queue import waiting_line
 from ..state.records import GapHistogram
@@ -56,6 +60,7 @@ class Cluster:
         self.chains, self._future = chains, future
         self.gaps = GapHistogram()
         self.servers: list[Server] = []
+        self.offloads: list[OffloadConnector] = []
         self._pool_of: list[PoolConfig] = []
         self.mixed: list[ReplicaId] = []
         self.prefill: list[ReplicaId] = []
@@ -87,7 +92,7 @@ class Cluster:
         eviction = pool.make_eviction()
         if eviction.promise.oracle and self._future is not None:
             eviction.attach(self._future)
-        kv = make_pool(pool.limits, eviction)
+        kv = make_pool(pool.limits, eviction, runs=pool.offload is None)
         connector: Connector | None = None
         if pool.role == "prefill":
             connector = self._splitter.source
@@ -95,6 +100,8 @@ class Cluster:
             connector = PullConnector(
                 self._splitter, pool.limits.block_size, pool.kv_bytes_per_token
             )
+        elif pool.offload is not None:
+            connector = self._offload(pool, pool.offload, number, kv)
         replica = Replica(
             pool.limits,
             kv,
@@ -113,6 +120,27 @@ class Cluster:
             on_end=lambda seq: self._ended(number, seq),
             on_admit=lambda plan: self._admitted(number, plan),
         )
+
+    def _offload(
+        self, pool: PoolConfig, tier: OffloadLimits, number: int, kv: KVPool
+    ) -> OffloadConnector:
+        assert isinstance(kv, BlockPool)
+        link = FifoLink(tier.latency_ps, tier.bytes_per_s)
+
+        def fetch(load: Load, here: Callable[[], None]) -> None:
+            begun, record = self.clock.now_ps, load.target.record
+
+            def arrived(_: object) -> None:
+                record.transfer_bytes += load.size_bytes
+                record.transfer_ps += self.clock.now_ps - begun
+                self.servers[number].tell(here)
+
+            self.clock.at(link.send(begun, load.size_bytes), ARRIVAL, arrived)
+
+        block_bytes = pool.limits.block_size * pool.kv_bytes_per_token
+        found = OffloadConnector(kv, tier.blocks, block_bytes, lambda moves: None, fetch)
+        self.offloads.append(found)
+        return found
 
     # ---- a request's way ------------------------------------------------------------------------
 
@@ -189,9 +217,9 @@ class Cluster:
             if resumed:
                 continue
             if number == record.prefill_replica:
-                record.hit_tokens = local
-                cost = self._pool_of[number].cost.prefill_ps
-                record.misses = self._explainer.explain(number, seq, local, cost)
+                record.hit_tokens, record.remote_tokens = local, remote.tokens
+                cost, found = self._pool_of[number].cost.prefill_ps, local + remote.tokens
+                record.misses = self._explainer.explain(number, seq, found, cost)
             else:
                 record.remote_tokens = remote.tokens
 

@@ -12,7 +12,7 @@ from ...policies.routing.base import Router
 from ...policies.scheduling.base import Order, Scheduler
 from ...policies.types import Picoseconds
 from ..cost.base import StepCost
-from ..state.config import EngineLimits
+from ..state.config import EngineLimits, OffloadLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class PoolConfig:
         make_eviction: a fresh policy per replica.
         kv_bytes_per_token: of all GPUs of a replica together (what a link has to carry).
         model: name that requests may ask for; "" serves any.
+        offload: a tier in host memory for each replica; None: none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PoolConfig:
     order: Order | None = None
     model: str = ""
     ranks: int = 1
+    offload: OffloadLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from ...policies.errors import InfersimError, NoProgressError
 from ...policies.types import Picoseconds
 from ..state.content import Chains
 from ..state.journal import Journal, Sampler
+from ..state.offload import offloaded
 from ..state.records import GapHistogram
 from ..state.session import Arrival, Call, CallResult, Workload
 from ..state.steps import StepLog
@@ -203,6 +204,7 @@ class Run:
             "simulated_ps": end,
             "link_bytes": link.carried_bytes if link is not None else 0,
             "link_busy_ps": link.busy_ps if link is not None else 0,
+            **offloaded(self.cluster.offloads),
         }
 
 

@@ -8,6 +8,20 @@ from ...policies.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
+class OffloadLimits:
+    """A tier for KV in host memory.
+
+    Attributes:
+        blocks: how many it holds.
+        latency_ps, bytes_per_s: of the link to the host, in one direction.
+    """
+
+    blocks: int
+    latency_ps: int
+    bytes_per_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineLimits:
     """What an engine is started with, apart from its policies.
 

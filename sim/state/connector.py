@@ -29,6 +29,9 @@ class Connector(Protocol):
 
     writes: bool
 
+    def planning(self) -> None:
+        """A step is about to be planned; all that was planned before goes to the device first."""
+
     def matched(self, seq: Sequence, local_tokens: int) -> Remote | None:
         """What is to be had beyond *local_tokens*; None: not known yet, ask again."""
 

@@ -160,6 +160,8 @@ class Replica:
         """Let the policy plan the next step; a plan of 0 tokens is not executed."""
         self.now = self.pool.now = now
         self.settle()
+        if self.connector is not None:
+            self.connector.planning()
         if self._leaves:
             for seq in self._leaves.pop(self.step_index, ()):
                 if seq.base is not None and seq.fin == self.step_index - 1:  # else it left since

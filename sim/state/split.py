@@ -146,6 +146,9 @@ class _Source:
     def __init__(self, splitter: Splitter) -> None:
         self._splitter = splitter
 
+    def planning(self) -> None:
+        """Nothing to do."""
+
     def matched(self, seq: Sequence, local_tokens: int) -> Remote:
         """Nothing is to be had elsewhere."""
         return Remote(0, False)
@@ -172,6 +175,9 @@ class PullConnector:
     def __init__(self, splitter: Splitter, block_size: int, bytes_per_token: int) -> None:
         self._splitter, self._block_size = splitter, block_size
         self._bytes_per_token = bytes_per_token
+
+    def planning(self) -> None:
+        """Nothing to do."""
 
     def matched(self, seq: Sequence, local_tokens: int) -> Remote:
         """The rest of the prompt, once."""

@@ -18,6 +18,7 @@ from infersim.calibrate.executor import (  # noqa: E402
     ops,
     runner,
     texts,
+    tier,
     weights,
 )
 from infersim.policies.types import ReplicaId  # noqa: E402
@@ -64,6 +65,12 @@ class Nothing:
 
     def write_blocks(self, blocks: list[int], content: Any) -> None:
         pass
+
+    def keep_blocks(self, moves: Any) -> None:
+        pass
+
+    def fetch_blocks(self, moves: Any) -> Any:
+        return lambda: True
 
     def close(self) -> None:
         pass
@@ -120,7 +127,9 @@ class Both:
             cache = kv.KVCache(
                 spec, limits.kv_blocks, limits.block_size, dtype=torch.float32, device=CPU
             )
-            return runner.Runner(shared["model"], cache, CPU, graphs=0)
+            slots = pool.offload.blocks if pool.offload is not None else 1
+            store = tier.TierStore(cache, slots, CPU)
+            return runner.Runner(shared["model"], cache, CPU, graphs=0, tier=store)
 
         time = clock.WallClock() if wall else clock.VirtualClock()
         played = host.Host(

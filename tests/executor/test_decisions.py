@@ -126,6 +126,17 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
         ["workload.concurrency=14", "cluster.pools.1.engine.async_scheduling=false"],
         ["remote_tokens", "preempted"],
     ),
+    "a tier in host memory": (CHAT, ["cluster.offload={blocks: 300}"], ["remote_tokens"]),
+    "a small tier, slow link, sync": (
+        AGENTS,
+        [SYNC, TIGHT, "cluster.offload={blocks: 40, gbytes_per_s: 0.01}"],
+        ["remote_tokens", "preempted"],
+    ),
+    "two tiers": (
+        AGENTS,
+        ["cluster.offload={blocks: 200}", "cluster.replicas=2", "policies.eviction=fifo"],
+        ["remote_tokens"],
+    ),
     "two replicas by prefix": (
         AGENTS,
         ["cluster.replicas=2", "policies.routing=prefix-aware"],

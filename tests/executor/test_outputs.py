@@ -54,6 +54,7 @@ def test_outputs_do_not_depend_on_chunks_cache_or_preemption(
         ([], "hit_tokens"),
         (["cluster.engine.max_num_batched_tokens=17"], "prefill_context_tokens"),
         (["cluster.kv_blocks=41"], "preempted"),
+        (["cluster.kv_blocks=41", "cluster.offload={blocks: 60}"], "remote_tokens"),
     ):
         played, steps = tools.Both(tmp_path, TEXT, base, *settings).executed(compute=True)
         assert steps[column].any(), f"the case has no {column}"

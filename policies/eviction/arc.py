@@ -1,0 +1,74 @@
+"""ARC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..registry import eviction
+from ..types import CachedBlock, Picoseconds, Promise, Request
+from .base import Key
+from .queues import QueuedEviction, Queues
+
+RECENT, FREQUENT = 0, 1
+
+
+@eviction("arc")
+@dataclass(slots=True)
+class Arc(QueuedEviction):
+    """Two queues in order of last use, for what was used once and oftener, in a learned proportion.
+
+    What left either queue is remembered for a while: when it comes back, its queue was too short,
+    and gets a larger share. Method: Megiddo and Modha, FAST'03. The share is learned when the block
+    enters again, which is after room was made for it.
+    """
+
+    promise: ClassVar[Promise] = Promise(queues=True, exportable=True)
+
+    _cached: int = field(default=0, init=False, repr=False, compare=False)
+    _most: int = field(default=0, init=False, repr=False, compare=False)
+    _target: float = field(default=0.0, init=False, repr=False, compare=False)
+    _frequent: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
+    _left_recent: dict[int, None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _left_frequent: dict[int, None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
+        return (FREQUENT if block.key in self._frequent else RECENT,)
+
+    def on_insert(self, block: CachedBlock, request: Request | None) -> None:
+        self._cached += 1
+        self._most = max(self._most, self._cached)
+        recent, frequent = self._left_recent, self._left_frequent
+        if block.key in recent:
+            self._target = min(self._target + max(1.0, len(frequent) / len(recent)), self._most)
+            del recent[block.key]
+            self._frequent.add(block.key)
+        elif block.key in frequent:
+            self._target = max(self._target - max(1.0, len(recent) / len(frequent)), 0.0)
+            del frequent[block.key]
+            self._frequent.add(block.key)
+
+    def on_hit(self, block: CachedBlock, request: Request | None) -> None:
+        self._frequent.add(block.key)
+
+    def on_evict(self, block: CachedBlock) -> None:
+        self._cached -= 1
+        recent, frequent = self._left_recent, self._left_frequent
+        if block.key in self._frequent:
+            self._frequent.remove(block.key)
+            frequent[block.key] = None
+        else:
+            recent[block.key] = None
+        while recent and self._cached - len(self._frequent) + len(recent) > self._most:
+            del recent[next(iter(recent))]
+        while frequent and self._cached + len(recent) + len(frequent) > 2 * self._most:
+            del frequent[next(iter(frequent))]
+
+    def pick(self, queues: Queues) -> int:
+        recent = queues.length(RECENT)
+        too_long = recent > self._target or not queues.length(FREQUENT)
+        return RECENT if recent and too_long else FREQUENT

@@ -1,0 +1,58 @@
+"""Policies that keep several queues and look at a unit again before it leaves."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+from ..types import CachedBlock, Promise
+from .base import Eviction, Key
+
+U = TypeVar("U")
+
+
+class Queues(Protocol):
+    """The idle units of a cache by queue, each in the order of its keys."""
+
+    def length(self, queue: int) -> int:
+        """How many units the queue holds."""
+
+    def head(self, queue: int) -> CachedBlock:
+        """The unit of a queue that is not empty with the smallest key."""
+
+
+class QueuedEviction(Eviction):
+    """An eviction whose keys begin with the number of a queue, and which chooses between queues.
+
+    Shares are of the idle units: what requests hold cannot leave, and is in no queue.
+    """
+
+    promise = Promise(queues=True)
+    observes = True
+
+    def pick(self, queues: Queues) -> int:
+        """The queue whose head is to leave, or to be looked at again; it is not empty."""
+        raise NotImplementedError
+
+    def spare(self, block: CachedBlock, key: Key) -> Key | None:
+        """The new key of the head of the picked queue, *key* until now; None: it leaves."""
+        return None
+
+
+class Takeable(Queues, Protocol[U]):
+    """Queues that a host lets go of."""
+
+    def take(self, queue: int) -> tuple[U, CachedBlock, Key]:
+        """Remove the head of a queue."""
+
+    def put(self, unit: U, key: Key) -> None:
+        """Add a unit behind those with equal keys."""
+
+
+def next_to_leave(policy: Any, queues: Takeable[U]) -> U:
+    """Take out the unit that *policy* gives up."""
+    while True:
+        unit, block, key = queues.take(policy.pick(queues))
+        again = policy.spare(block, key)
+        if again is None:
+            return unit
+        queues.put(unit, again)
