@@ -40,6 +40,7 @@ class BlockPool:
         self.evicted = 0
         self.evicted_keys: list[int] | None = None  #: log of evictions, when set to a list
         self.stored: list[tuple[Sequence, int, int]] | None = None  #: log of commits, likewise
+        self.filled: list[tuple[int, int]] | None = None  #: (key, block) of them, likewise
         self.caching = caching
         self._eviction = eviction
         self._blank: list[int] = []  # freed blocks without a hash, next to reuse last
@@ -162,6 +163,12 @@ class BlockPool:
         seq.committed = last
         if self.stored is not None:
             self.stored.append((seq, first, last))
+        if self.filled is not None:
+            self.filled.extend(zip(keys, seq.table[first:last], strict=True))
+
+    def key_of(self, block: int) -> int | None:
+        """What the index holds in *block*; None: nothing."""
+        return self._key[block]
 
     def _unindex(self, block: int) -> None:
         key = self._key[block]
