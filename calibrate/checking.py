@@ -9,8 +9,7 @@ from statistics import median
 from typing import Any
 
 from .. import __version__
-from ..policies.errors import InputError, UnknownNameError
-from ..scenarios.catalog import load as catalog
+from ..policies.errors import InputError
 from ..sim.cost.profile import GRADES, SAMPLES, Profile, Table, load
 from .assemble.build import Assembled, assemble, of_samples
 from .drawing import drawing
@@ -136,11 +135,6 @@ def _mismatches(profile: Profile) -> list[str]:
     """What this installation knows or would measure otherwise."""
     found = []
     stamp = profile.stamp
-    for look, name in ((catalog.gpu, stamp.gpu), (catalog.model, profile.model)):
-        try:
-            look(name)
-        except UnknownNameError as error:
-            found.append(error.message)
     if stamp.kernels and stamp.kernels != kernels_hash():
         found.append("measured with other kernels than this infersim has: measure again")
     if stamp.infersim and stamp.infersim != __version__:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..scenarios.catalog import load
 from ..sim.cost.profile import Profile, Table
 from .assemble.build import Assembled
 from .assemble.fitted import Fitted
@@ -32,7 +31,7 @@ def drawing(profile: Profile, assembled: Assembled | None) -> Data:
             if table.op != "final_norm"  # the norm of the layers again
         ],
         "steps": _steps(assembled),
-        "peaks": _peaks(profile.stamp.gpu),
+        "peaks": _peaks(profile, assembled),
     }
 
 
@@ -102,9 +101,9 @@ def _steps(assembled: Assembled | None) -> list[Data]:
     return [row._asdict() for row in assembled.steps.rows]
 
 
-def _peaks(gpu: str) -> Data | None:
-    """The datasheet of the device; a CPU has none."""
-    if gpu == "cpu":
+def _peaks(profile: Profile, assembled: Assembled | None) -> Data | None:
+    """The datasheet of the device; a CPU has none, and without samples nothing is drawn on it."""
+    if profile.stamp.gpu == "cpu" or assembled is None:
         return None
-    spec = load.gpu(gpu)
+    spec = assembled.gpu
     return {"flops": spec.bf16_flops, "bytes_per_s": spec.memory_bytes_per_s, "name": spec.name}

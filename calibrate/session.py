@@ -113,7 +113,8 @@ def calibrate(
     begun = monotonic()
     found = device or read_device(request.kind, request.device_name, request.threads)
     shapes = shapes_of(request, found)
-    store = Store.open(request.out, identity_of(found, shapes))
+    gpu = load.gpu(request.device_name or found.gpu)
+    store = Store.open(request.out, identity_of(found, shapes, gpu))
     planned = plan(shapes, found.kind, found.count) if blocks is None else blocks
     meter = make_meter(shapes, found) if make_meter else _meter(shapes, found)
     left_s = 60 * request.minutes - (monotonic() - begun)

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from ... import __version__
 from ...policies.errors import InputError
-from ...scenarios.catalog import load
 from ...sim.cost.ops import OPS
 from ...sim.cost.profile import SAMPLES, Capacity, Profile, Stamp, Table, hash_file
+from ...sim.cost.specs import GpuSpec
 from ..fit import densify
 from ..measure.point import Point
 from ..measure.shapes import Shapes
 from ..measure.stats import Summary, summarize
-from ..measure.store import Store, read
+from ..measure.store import Store, read, specs_of
 from .fitted import Fitted, fit_all
 from .quality import Quality, qualities, sigma
 from .steps import StepFit, fit_steps
@@ -34,6 +34,7 @@ class Assembled(NamedTuple):
     """
 
     profile: Profile
+    gpu: GpuSpec
     fitted: dict[str, Fitted]
     qualities: dict[str, Quality]
     steps: StepFit | None
@@ -59,7 +60,7 @@ def assemble(
         InputError: not even attention was measured.
     """
     measured = {point: summarize(samples) for point, samples in store.by_point().items()}
-    gpu = load.gpu(store.identity["gpu"])
+    _, gpu = specs_of(store.identity)
     fitted = fit_all(measured, shapes, gpu)
     lacking = [op for op in _REQUIRED if op not in fitted]
     if lacking:
@@ -88,17 +89,17 @@ def assemble(
         notes=(*notes, *_notes(store, shapes, measured, good, steps)),
         missing=_missing(shapes, tables),
     )
-    return Assembled(profile, fitted, good, steps, measured)
+    return Assembled(profile, gpu, fitted, good, steps, measured)
 
 
 def of_samples(folder: Path) -> tuple[Store, Shapes]:
     """The samples in *folder*, and the shapes that they were measured for.
 
     Raises:
-        InputError: they cannot be read, or the model is not in the catalogue.
+        InputError: they cannot be read.
     """
     identity, facts, samples = read(folder / SAMPLES)
-    model = load.model(str(identity["model"]))
+    model, _ = specs_of(identity)
     shapes = Shapes(
         model,
         identity["dtype"],

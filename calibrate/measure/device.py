@@ -89,13 +89,13 @@ def read_device(kind: str, gpu: str | None = None, threads: int | None = None) -
     if kind == "cpu":
         if threads is not None:
             torch.set_num_threads(threads)
-        memory = load.gpu(gpu or "cpu").memory_bytes
+        known = load.gpu(gpu or "cpu")
         name = f"{torch.backends.cpu.get_cpu_capability()} CPU"
         version = str(torch.__version__)
         return Device(
-            *(kind, name, gpu or "cpu", "", "", version, triton, sources),
+            *(kind, name, known.name, "", "", version, triton, sources),
             l2_bytes=1 << 22,
-            memory_bytes=memory,
+            memory_bytes=known.memory_bytes,
             threads=torch.get_num_threads(),
         )
     if not torch.cuda.is_available():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...policies.errors import InputError
 from ...sim.cost.profile import PROFILE, SAMPLES
+from ...sim.cost.specs import GpuSpec, ModelSpec, VisionSpec
 from .device import Device, Readings
 from .point import Key, Point
 from .shapes import Shapes
@@ -125,12 +126,21 @@ class Store:
                 self.warnings.append(f"{name} was {old!r} and is {new!r} now; going on")
 
 
-def identity_of(device: Device, shapes: Shapes) -> dict[str, Any]:
+def identity_of(device: Device, shapes: Shapes, gpu: GpuSpec) -> dict[str, Any]:
     """What samples are compared by when a run goes on, and what their shapes are made from."""
     of_device = {one.name: getattr(device, one.name) for one in fields(device)}
     numbers = ("dtype", "kv_dtype", "tp", "block_size", "budget", "max_seqs", "max_tokens")
     said = {name: getattr(shapes, name) for name in numbers}
-    return of_device | said | {"model": shapes.model.name}
+    specs = {"model": asdict(shapes.model), "gpu": asdict(gpu)}  # may be in no catalogue
+    return of_device | said | {"model": shapes.model.name, "specs": specs}
+
+
+def specs_of(identity: dict[str, Any]) -> tuple[ModelSpec, GpuSpec]:
+    """The model and the GPU that `identity_of` was given."""
+    model, gpu = dict(identity["specs"]["model"]), identity["specs"]["gpu"]
+    if model["vision"] is not None:
+        model["vision"] = VisionSpec(**model["vision"])
+    return ModelSpec(**model), GpuSpec(**gpu)
 
 
 def write(
