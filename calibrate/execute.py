@@ -232,7 +232,7 @@ class Devices:
         if found is None:
             source: weights.Source
             if self._options.weights is None:
-                source = weights.random(self._seed, self._dtype, self._device)
+                source = weights.Random(self._seed, self._dtype, self._device)
             else:
                 source = weights.Checkpoint(self._options.weights, self._dtype, self._device)
             positions = max(p.capacity.max_model_len for p in self._pools.values())

@@ -17,8 +17,6 @@ from .model import Inputs, Model
 SIZES = (1, 2, 4, *range(8, 257, 8))
 _cuda: Any = torch.cuda  # untyped in places
 
-SPLITS = 8  #: parts of a sequence's keys in decode attention; a graph cannot choose by length
-
 
 class Graphs:
     """Graphs of one model over one KV cache, captured when made.
@@ -68,7 +66,6 @@ class Graphs:
             none,
             torch.zeros(1, dtype=torch.int32, device=none.device),
             self._rows[:size],
-            splits=SPLITS,
         )
 
     def bucket(self, batch: Batch) -> int:

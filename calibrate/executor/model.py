@@ -13,17 +13,12 @@ from .kv import KVCache
 from .ops import Ops
 from .weights import Layer, Source, build
 
-EPS = 1e-6
 ROPE_THETA = 10_000.0
 
 
 @dataclass(slots=True)
 class Inputs:
-    """`Batch` on the device; tables and lengths apart for decodes and chunks.
-
-    Attributes:
-        splits: into how many parts decode attention cuts its keys; None: as the kernel likes.
-    """
+    """`Batch` on the device; tables and lengths apart for decodes and chunks."""
 
     tokens: torch.Tensor
     positions: torch.Tensor
@@ -35,7 +30,6 @@ class Inputs:
     prefill_lengths: torch.Tensor
     query_start: torch.Tensor
     rows: torch.Tensor
-    splits: int | None = None
 
 
 def check(spec: ModelSpec) -> None:
@@ -61,7 +55,7 @@ class Model:
     """Weights and the forward.
 
     Args:
-        source: where the weights come from (`weights.random`, `weights.Checkpoint`).
+        source: where the weights come from (`weights.Random`, `weights.Checkpoint`).
         positions: how far rotary embeddings reach.
     """
 
@@ -69,7 +63,7 @@ class Model:
         self, spec: ModelSpec, ops: Ops, source: Source, positions: int, device: torch.device
     ) -> None:
         check(spec)
-        self.spec, self.ops = spec, ops
+        self.spec, self.ops, self._eps = spec, ops, source.eps
         self.weights = build(spec, source)
         half = torch.arange(0, spec.head_dim, 2, dtype=torch.float64) / spec.head_dim
         frequencies = (spec.rope_theta or ROPE_THETA) ** -half
@@ -84,14 +78,14 @@ class Model:
         residual: torch.Tensor | None = None
         for i, layer in enumerate(weights.layers):
             if residual is None:
-                h, residual = ops.rms_norm(x, layer.norm_1, EPS), x
+                h, residual = ops.rms_norm(x, layer.norm_1, self._eps), x
             else:
-                h, residual = ops.add_rms_norm(x, residual, layer.norm_1, EPS)
+                h, residual = ops.add_rms_norm(x, residual, layer.norm_1, self._eps)
             x = self._attention(h, layer, inputs, kv.keys[i], kv.values[i])
-            h, residual = ops.add_rms_norm(x, residual, layer.norm_2, EPS)
+            h, residual = ops.add_rms_norm(x, residual, layer.norm_2, self._eps)
             x = self._feed_forward(h, layer)
         assert residual is not None
-        h, _ = ops.add_rms_norm(x[inputs.rows], residual[inputs.rows], weights.norm, EPS)
+        h, _ = ops.add_rms_norm(x[inputs.rows], residual[inputs.rows], weights.norm, self._eps)
         return linear(h, weights.head)
 
     def _attention(
@@ -121,7 +115,6 @@ class Model:
                     inputs.decode_tables,
                     inputs.decode_lengths,
                     scale=scale,
-                    splits=inputs.splits,
                 )
             )
         if decodes < len(q):
@@ -142,7 +135,7 @@ class Model:
     def _normed(self, heads: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """The norm of every head by itself: [T, heads, D]."""
         rows = heads.reshape(-1, self.spec.head_dim)
-        return self.ops.rms_norm(rows, weight, EPS).view(heads.shape)
+        return self.ops.rms_norm(rows, weight, self._eps).view(heads.shape)
 
     def _feed_forward(self, h: torch.Tensor, layer: Layer) -> torch.Tensor:
         ops = self.ops

@@ -47,7 +47,6 @@ class Ops(Protocol):
         lengths: Tensor,
         *,
         scale: float,
-        splits: int | None,
     ) -> Tensor: ...
     def prefill_attention(
         self,
@@ -117,9 +116,8 @@ class TorchOps:
         lengths: Tensor,
         *,
         scale: float,
-        splits: int | None,
     ) -> Tensor:
-        """One query a sequence; length 0 gives zeros. How a kernel splits changes nothing."""
+        """One query a sequence; length 0 gives zeros."""
         starts = torch.arange(len(q) + 1, dtype=torch.int32)
         return self.prefill_attention(
             q, k_cache, v_cache, block_table, starts, lengths, scale=scale

@@ -116,6 +116,6 @@ class _Slots:
         self._soon(self._grant)
 
     def _grant(self) -> None:
-        while self._free and self._line:
+        if self._free and self._line:  # one a turn, as SimPy's resources do
             self._free -= 1
             self._soon(self._line.popleft())

@@ -60,11 +60,10 @@ class TritonOps:
         lengths: Tensor,
         *,
         scale: float,
-        splits: int | None,
     ) -> Tensor:
         """One query a sequence; length 0 gives zeros."""
         return decode_attention.decode_attention(
-            q, k_cache, v_cache, block_table, lengths, scale=scale, splits=splits
+            q, k_cache, v_cache, block_table, lengths, scale=scale
         )
 
     def prefill_attention(

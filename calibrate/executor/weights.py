@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import torch
 
 from ...policies.errors import InputError
 from ...sim.cost.specs import ModelSpec
 
-#: (name, shape) -> tensor; the names are those of Hugging Face's Llama, without "model."
-Source: TypeAlias = Callable[[str, tuple[int, ...]], torch.Tensor]
+EPS = 1e-6  #: of norms, where no checkpoint says
+
+
+class Source(Protocol):
+    """Where weights come from.
+
+    Attributes:
+        eps: of the norms.
+    """
+
+    eps: float
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor; the names are those of Hugging Face's Llama, without "model."."""
+
 
 _DTYPES = {
     "F64": torch.float64,
@@ -115,22 +128,26 @@ def _feed_forward(
     return torch.cat((gate, up)), source(f"{name}down_proj.weight", (spec.hidden, width))
 
 
-def random(seed: int, dtype: torch.dtype, device: torch.device) -> Source:
+class Random:
     """Normal numbers over the square root of the inputs, norms of one, biases of zero.
 
     Drawn on the device in fp32; a seed means other weights on a device of another kind.
     """
-    generator = torch.Generator(device).manual_seed(seed)
 
-    def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    eps = EPS
+
+    def __init__(self, seed: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._dtype, self._device = dtype, device
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """The tensor that comes next, whatever its name."""
         if "norm" in name:
-            return torch.ones(shape, dtype=dtype, device=device)
+            return torch.ones(shape, dtype=self._dtype, device=self._device)
         if name.endswith("bias"):
-            return torch.zeros(shape, dtype=dtype, device=device)
-        values = torch.randn(shape, generator=generator, device=device) / sqrt(shape[-1])
-        return values.to(dtype)
-
-    return draw
+            return torch.zeros(shape, dtype=self._dtype, device=self._device)
+        values = torch.randn(shape, generator=self._generator, device=self._device)
+        return (values / sqrt(shape[-1])).to(self._dtype)
 
 
 class Checkpoint:
@@ -143,6 +160,7 @@ class Checkpoint:
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         self._folder, self._dtype, self._device = folder, dtype, device
         self._places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
+        self.eps = _eps(folder / "config.json")
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise InputError(f"{folder} holds no .safetensors file", where="--weights")
@@ -172,6 +190,22 @@ class Checkpoint:
             file.seek(start + low)
             data = bytearray(file.read(high - low))
         return torch.frombuffer(data, dtype=dtype).reshape(shape).to(self._device, self._dtype)
+
+
+def _eps(path: Path) -> float:
+    """What the configuration says of norms, and that its rotary embedding is plain."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the configuration: {error}", where=str(path)) from None
+    scaling = config.get("rope_scaling")
+    if scaling:
+        raise InputError(
+            f"rotary embeddings are scaled ({json.dumps(scaling)[:80]}), which is not computed",
+            where=str(path),
+            help="leave --weights out: drawn weights take as long",
+        )
+    return float(config.get("rms_norm_eps", EPS))
 
 
 def _header(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:

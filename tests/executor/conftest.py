@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the executor needs torch", exc_type=ImportError)
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
 from infersim.calibrate.executor import (  # noqa: E402
     clock,
@@ -122,7 +126,7 @@ class Both:
                     from infersim.calibrate.executor.triton_ops import TritonOps
 
                     back = TritonOps()
-                source = weights.random(7, torch.float32, CPU)
+                source = weights.Random(7, torch.float32, CPU)
                 shared["model"] = model.Model(spec, back, source, limits.max_model_len, CPU)
             cache = kv.KVCache(
                 spec, limits.kv_blocks, limits.block_size, dtype=torch.float32, device=CPU
