@@ -174,6 +174,43 @@ def check(
     return OK
 
 
+@app.command()
+def fit(
+    run: Annotated[
+        Path, typer.Option("--from", metavar="LOG", help="An engine's log, or a run's folder.")
+    ],
+    scenario: Annotated[str, typer.Option(help="The scenario of that run: a file or a name.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change any key; may be repeated."),
+    ] = None,
+    out: Out = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    json: Json = False,
+) -> int:
+    """Fit host terms, a scale for each family of operations and the KV capacity to a run.
+
+    LOG is a vLLM log with --enable-logging-iteration-details, an SGLang server log, the folder of
+    `infersim execute --clock wall`, a vLLM request log or a detailed bench JSON. It starts from
+    the profile of the scenario, else from the datasheet, says what the run does not identify, and
+    names the run in the profile, so that no score counts it.
+    """
+    from ..calibrate.identify.fit import fit as fitted
+    from ..scenarios import load
+    from ..sim.cost.profile import save
+
+    target = _needed(out)
+    source = load.read(scenario, set_ or (), None)
+    found = fitted(run, source, (lambda text: None) if quiet else note)
+    save(found.profile, target)
+    if json:
+        print_json(found.plain())
+        return OK
+    _say(found.profile)
+    typer.echo(str(target))
+    return OK
+
+
 def _needed(out: Path | None) -> Path:
     if out is None:
         raise InputError("--out is missing: the directory of the profile", where="--out")
