@@ -1,5 +1,6 @@
 """Which cached unit leaves first."""
 
+from . import arc as arc
 from . import belady as belady
 from . import fifo as fifo
 from . import filo as filo
@@ -10,6 +11,9 @@ from . import lru as lru
 from . import mru as mru
 from . import priority as priority
 from . import random as random
+from . import s3_fifo as s3_fifo
 from . import session_ttl as session_ttl
+from . import sieve as sieve
 from . import slru as slru
 from . import tlru as tlru
+from . import w_tinylfu as w_tinylfu

@@ -52,5 +52,8 @@ class Eviction:
     def on_hit(self, block: CachedBlock, request: Request | None) -> None:
         """A request was admitted with this block as part of its cached prefix."""
 
+    def on_split(self, head: CachedBlock, tail: CachedBlock) -> None:
+        """A unit was cut in two; *tail* has the key of the whole (radix trees)."""
+
     def on_evict(self, block: CachedBlock) -> None:
         """The block left the index; state kept for it can go."""

@@ -49,3 +49,6 @@ class Lfu(Eviction):
 
     def on_hit(self, block: CachedBlock, request: Request | None) -> None:
         self.on_insert(block, request)
+
+    def on_split(self, head: CachedBlock, tail: CachedBlock) -> None:
+        self._references[head.key] = self._references.get(tail.key, 0)

@@ -8,7 +8,7 @@ cache is full, except that a block which is cached already (behind a gap) keeps 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from heapq import heappop, heappush
 from math import inf
 from time import perf_counter
@@ -69,7 +69,7 @@ def replay(stream: Stream, policy: Eviction, capacity: float, *, name: str = "")
     if capacity == inf:
         hits = _endless(stream)
     else:
-        cache = ReplayCache(int(capacity), policy)
+        cache = ReplayCache(int(capacity), policy, stream.block_size)
         hits = sum(cache.serve(request, blocks) for request, blocks in stream.lookups)
     seconds = perf_counter() - start
     references = stream.references
@@ -100,9 +100,10 @@ class ReplayCache:
     Args:
         capacity: how many blocks it holds, at least 1.
         policy: the order in which they leave.
+        block_size: tokens in a block.
     """
 
-    def __init__(self, capacity: int, policy: Eviction) -> None:
+    def __init__(self, capacity: int, policy: Eviction, block_size: int = 1) -> None:
         self._capacity, self._policy = capacity, policy
         self._may_bypass, self._dynamic = policy.promise.oracle, policy.promise.dynamic
         self._cached: dict[int, tuple[CachedBlock, Key]] = {}
@@ -110,7 +111,8 @@ class ReplayCache:
         if policy.promise.queues:
             self._order = QueuedOrders(policy, lambda block: self._cached[block][0])
         self._turns: list[tuple[Picoseconds, int, int, Key]] = []  # when, ranking, block, new key
-        self._insertions = self._rankings = 0
+        self._insertions = self._rankings = self._references = 0
+        self._block_size = block_size
 
     def __len__(self) -> int:
         return len(self._cached)
@@ -118,16 +120,24 @@ class ReplayCache:
     def __contains__(self, block: int) -> bool:
         return block in self._cached
 
-    def serve(self, request: Request, blocks: Iterable[int]) -> int:
+    def serve(self, request: Request, blocks: Collection[int]) -> int:
         """Look *blocks* up at the request's arrival, insert the misses, return the hits."""
         cached, order, policy, now = self._cached, self._order, self._policy, request.arrival_ps
         observes, dynamic = policy.observes, self._dynamic
         hits, whole = 0, True
+        used, length, size = self._references, len(blocks), self._block_size
+        self._references += length
+        important = -request.priority
         for position, block in enumerate(blocks):
             entry = cached.get(block)
+            used += 1
             if entry is None:
                 whole = False
-                unit = _unit(CachedBlock, (block, position, 1, 0, self._insertions))
+                inserted = self._insertions
+                unit = _unit(
+                    CachedBlock,
+                    (block, position, 1, 0, inserted, used, important, length, size),
+                )
                 if len(cached) >= self._capacity and not self._make_room(unit, request):
                     continue
                 self._insertions += 1
@@ -139,8 +149,12 @@ class ReplayCache:
                 order.put(block, key)
             elif whole:
                 hits += 1
-                (_, _, _, known, inserted), old = entry
-                unit = _unit(CachedBlock, (block, position, 1, known + 1, inserted))
+                (_, _, _, known, inserted, _, most, reach, _), old = entry
+                most = important if important > most else most
+                reach = length if length > reach else reach
+                unit = _unit(
+                    CachedBlock, (block, position, 1, known + 1, inserted, used, most, reach, size)
+                )
                 if observes:
                     policy.on_hit(unit, request)
                 key = policy.key(unit, request, now)

@@ -38,9 +38,14 @@ class Lookup(NamedTuple):
 
 @dataclass(frozen=True)
 class Stream:
-    """Look-ups in file order; `Request.id` counts them from 0."""
+    """Look-ups in file order; `Request.id` counts them from 0.
+
+    Attributes:
+        block_size: tokens in a block.
+    """
 
     lookups: Sequence[Lookup]
+    block_size: int = 1
 
     @cached_property
     def references(self) -> int:
@@ -91,7 +96,7 @@ def stream_of(trace: Trace) -> Stream:
             tool_time_s=away_s[number],
         )
         lookups.append(Lookup(request, Blocks(spaces.runs(row))))
-    return Stream(lookups)
+    return Stream(lookups, trace.block_size)
 
 
 class _Spaces:

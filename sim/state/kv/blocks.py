@@ -8,10 +8,11 @@ from ....policies.types import CachedBlock, Picoseconds
 from ..content import BLOCK_INDEX_BITS
 from ..sequence import Sequence
 from .face import Hit
-from .idle import IdleOrder
+from .idle import IdleOrder, QueuedOrder
 
 _NO_HIT = Hit(0, 0, False, ())
 _POSITION = (1 << BLOCK_INDEX_BITS) - 1
+_UNUSED = -(1 << 62)  # no request has used it
 
 
 class BlockPool:
@@ -49,10 +50,14 @@ class BlockPool:
         self._key: list[int | None] = [None]
         self._hits: list[int] = [0]
         self._inserted: list[int] = [0]
-        self._insertions = 0
+        self._importance: list[int] = [_UNUSED]
+        self._reach: list[int] = [0]
+        self._insertions = self._releases = 0
         self._index: dict[int, int] = {}  # key -> its earliest block
         self._twins: dict[int, list[int]] = {}  # key -> later blocks with the same content
-        self._idle: IdleOrder[int] = IdleOrder(eviction)
+        self._idle: IdleOrder[int] | QueuedOrder[int] = (
+            QueuedOrder(eviction, self._cached) if eviction.promise.queues else IdleOrder(eviction)
+        )
 
     # ---- lookup ---------------------------------------------------------------------------------
 
@@ -109,6 +114,8 @@ class BlockPool:
             self._key.append(None)
             self._hits.append(0)
             self._inserted.append(0)
+            self._importance.append(_UNUSED)
+            self._reach.append(0)
             return block
         else:
             block = self._idle.pop(self.now)
@@ -121,10 +128,16 @@ class BlockPool:
         """Let go of everything, tail first."""
         ref, keys, rank = self._ref, self._key, self._eviction.key
         request, now = seq.request, self.now
+        importance, reach, length = self._importance, self._reach, len(seq.table)
+        self._releases += 1
         blanks: list[int] = []
         idle: list[tuple[int, Key]] = []
         for block in reversed(seq.table):
             ref[block] -= 1
+            if importance[block] < -request.priority:
+                importance[block] = -request.priority
+            if reach[block] < length:
+                reach[block] = length
             if ref[block]:
                 continue
             self.free += 1
@@ -140,7 +153,17 @@ class BlockPool:
     def _cached(self, block: int) -> CachedBlock:
         key = self._key[block]
         assert key is not None
-        return CachedBlock(key, key & _POSITION, 1, self._hits[block], self._inserted[block])
+        return CachedBlock(
+            key,
+            key & _POSITION,
+            1,
+            self._hits[block],
+            self._inserted[block],
+            self._releases,
+            self._importance[block],
+            self._reach[block],
+            self.block_size,
+        )
 
     # ---- the prefix index -----------------------------------------------------------------------
 
@@ -154,6 +177,7 @@ class BlockPool:
         for block, key in zip(seq.table[first:last], keys, strict=True):
             self._key[block] = key
             self._hits[block] = 0
+            self._importance[block], self._reach[block] = -seq.request.priority, 0
             self._insertions += 1
             self._inserted[block] = self._insertions
             if self._index.setdefault(key, block) != block:

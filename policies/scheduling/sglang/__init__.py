@@ -1,0 +1,1 @@
+"""SGLang's scheduler: the order of its line, its admission arithmetic, its loop."""
