@@ -40,18 +40,18 @@ class DecodeAttention:
 
     def build(self, point: Point, bench: Bench) -> Job:
         """Rotates over block tables that share no block."""
-        from ...executor.graphs import SPLITS
-
         decodes, mean = point.at
         lengths = skewed(decodes, mean, point.variant, bench.shapes.max_context)
-        attend, splits = bench.ops.decode_attention, SPLITS if bench.on_gpu else None
-        cache = PagedCache(bench, lengths)
+        attend = bench.ops.decode_attention
+        # a kernel may choose its splits by the width of the table; a graph's reaches the longest
+        widest = -(-bench.shapes.max_context // bench.shapes.block_size) if bench.on_gpu else 0
+        cache = PagedCache(bench, lengths, widest)
         q = bench.randn(decodes, bench.shapes.heads, bench.shapes.model.head_dim)
         scale = bench.shapes.model.head_dim**-0.5
 
         def call(table: torch.Tensor) -> torch.Tensor:
             k, v, held = cache.keys, cache.values, cache.lengths
-            return attend(q, k, v, table, held, scale=scale, splits=splits)
+            return attend(q, k, v, table, held, scale=scale)
 
         return Job([partial(call, table) for table in cache.tables])
 
@@ -114,6 +114,9 @@ class PrefillAttention:
 class PagedCache:
     """Keys and values of one layer in random blocks, and block tables over them.
 
+    Args:
+        widest: columns of the tables at least.
+
     Attributes:
         keys, values: [blocks, block_size, kv_heads, head_dim].
         tables: [sequences, max_blocks] int32 each; enough of them to outgrow the cache of the
@@ -121,7 +124,7 @@ class PagedCache:
         lengths: [sequences] int32.
     """
 
-    def __init__(self, bench: Bench, lengths: Sequence[int]) -> None:
+    def __init__(self, bench: Bench, lengths: Sequence[int], widest: int = 0) -> None:
         import torch
 
         s = bench.shapes
@@ -132,7 +135,9 @@ class PagedCache:
         shape = (blocks, s.block_size, s.kv_heads, s.model.head_dim)
         self.keys, self.values = (_pool(bench, name, shape) for name in ("keys", "values"))
         ids = bench.permutation(blocks).to(torch.int32)
-        self.tables = [_table(part, needs) for part in ids.reshape(copies, sum(needs)).unbind()]
+        self.tables = [
+            _table(part, needs, widest) for part in ids.reshape(copies, sum(needs)).unbind()
+        ]
         self.lengths = torch.tensor(list(lengths), dtype=torch.int32, device=bench.where)
 
 
@@ -145,10 +150,10 @@ def _pool(bench: Bench, name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return pools["pool"][: shape[0]]
 
 
-def _table(ids: torch.Tensor, needs: Sequence[int]) -> torch.Tensor:
+def _table(ids: torch.Tensor, needs: Sequence[int], widest: int) -> torch.Tensor:
     """Rows of block ids, padded with block 0."""
     ends = [sum(needs[:i]) for i in range(len(needs) + 1)]
-    table = ids.new_zeros(len(needs), max(needs))
+    table = ids.new_zeros(len(needs), max(widest, *needs))
     for i, (first, last) in enumerate(pairwise(ends)):
         table[i, : last - first] = ids[first:last]
     return table

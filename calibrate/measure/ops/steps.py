@@ -91,11 +91,11 @@ def _load(bench: Bench) -> Loaded:
     from ...executor.kv import KVCache
     from ...executor.model import Model
     from ...executor.runner import Runner
-    from ...executor.weights import random
+    from ...executor.weights import Random as Weights
 
     s, kind = bench.shapes, bench.activation
     blocks = -(-tokens(s) // s.block_size) + s.max_seqs
-    model = Model(s.model, bench.ops, random(0, kind, bench.where), s.max_context, bench.where)
+    model = Model(s.model, bench.ops, Weights(0, kind, bench.where), s.max_context, bench.where)
     cache = KVCache(s.model, blocks, s.block_size, dtype=bench.kv, device=bench.where)
     runner = Runner(model, cache, bench.where, graphs=s.max_seqs if bench.on_gpu else 0)
     loaded = Loaded(runner, (1 + bench.permutation(blocks)).tolist())
