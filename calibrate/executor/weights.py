@@ -160,10 +160,10 @@ class Checkpoint:
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         self._folder, self._dtype, self._device = folder, dtype, device
         self._places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
-        self.eps = _eps(folder / "config.json")
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise InputError(f"{folder} holds no .safetensors file", where="--weights")
+        self.eps = _eps(folder / "config.json")
         for path in files:
             for name, start, entry in _header(path):
                 self._places[name.removeprefix("model.")] = (path, start, entry)

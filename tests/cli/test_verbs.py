@@ -36,6 +36,8 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> 
 
 VERBS = [
     "run",
+    "execute",
+    "validate",
     "cache",
     "conform",
     "size",

@@ -45,7 +45,7 @@ AGENTS = (
     + """\
 workload:
   kind: agent
-  sessions: 8
+  sessions: 6
   concurrency: 4
   cpu_slots: 2
   system_tokens: 40
@@ -129,7 +129,7 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
     "a tier in host memory": (CHAT, ["cluster.offload={blocks: 300}"], ["remote_tokens"]),
     "a small tier, slow link, sync": (
         AGENTS,
-        [SYNC, TIGHT, "cluster.offload={blocks: 40, gbytes_per_s: 0.01}"],
+        [SYNC, TIGHT, "workload.sessions=8", "cluster.offload={blocks: 40, gbytes_per_s: 0.01}"],
         ["remote_tokens", "preempted"],
     ),
     "two tiers": (
