@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .. import __version__
 from ..policies.errors import InputError
 from ..sim.cost.profile import GRADES, SAMPLES, Profile, Table, load
 from .assemble.build import Assembled, assemble, of_samples
@@ -107,14 +106,17 @@ def grades(table: Table) -> dict[str, float]:
     return {g: counts[g] / counts.total() for g in GRADES if counts[g]}
 
 
-def checked(folder: Path) -> Checked:
+def checked(folder: Path, version: str = "") -> Checked:
     """Read a profile, and its samples where it has them.
+
+    Args:
+        version: of this infersim; another that wrote the profile is warned about.
 
     Raises:
         InputError: either is missing, damaged, cut off, or not of the other.
     """
     profile = load(folder)
-    warnings = _mismatches(profile)
+    warnings = _mismatches(profile, version)
     assembled = None
     if profile.samples_sha256 and (folder / SAMPLES).is_file():
         store, shapes = of_samples(folder)
@@ -131,12 +133,12 @@ def checked(folder: Path) -> Checked:
     return Checked(profile, assembled, tuple(warnings))
 
 
-def _mismatches(profile: Profile) -> list[str]:
+def _mismatches(profile: Profile, version: str) -> list[str]:
     """What this installation knows or would measure otherwise."""
     found = []
     stamp = profile.stamp
     if stamp.kernels and stamp.kernels != kernels_hash():
         found.append("measured with other kernels than this infersim has: measure again")
-    if stamp.infersim and stamp.infersim != __version__:
-        found.append(f"written by infersim {stamp.infersim}, this is {__version__}")
+    if version and stamp.infersim and stamp.infersim != version:
+        found.append(f"written by infersim {stamp.infersim}, this is {version}")
     return found

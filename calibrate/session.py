@@ -32,6 +32,7 @@ class Request:
         dtype, kv_dtype: "auto" is what the model is published in, and bf16.
         device_name: the GPU in the catalogue, where its driver's name does not tell.
         threads: of the CPU back end; as many as torch takes if None.
+        version: of infersim, for the stamp.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Request:
     max_seqs: int | None = None
     device_name: str | None = None
     threads: int | None = None
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ def calibrate(
     warnings = [*store.warnings, *_warnings(outcome)]
     if not outcome.enough:
         return Calibration(None, outcome, tuple(warnings))
-    made = assemble(store, shapes, drift=outcome.drift, notes=_notes(outcome))
+    made = assemble(
+        store, shapes, drift=outcome.drift, notes=_notes(outcome), version=request.version
+    )
     save(made.profile, request.out)
     return Calibration(made, outcome, tuple(warnings))
 

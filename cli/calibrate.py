@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .. import __version__
 from ..policies.errors import InputError
 from .calibrating import CalibrationView
 from .codes import FAILED, INTERRUPTED, OK
@@ -85,6 +86,7 @@ def calibrate(
         max_seqs=max_num_seqs,
         device_name=device_name,
         threads=threads,
+        version=__version__,
     )
     with CalibrationView(minutes, quiet=quiet) as view:
         done = measure(request, view.hear)
@@ -150,7 +152,7 @@ def check(
     """
     from ..calibrate.checking import checked
 
-    found = checked(profile)
+    found = checked(profile, __version__)
     for warning in found.warnings:
         note(f"warning: {warning}")
     if html is not None:
@@ -201,7 +203,7 @@ def fit(
 
     target = _needed(out)
     source = load.read(scenario, set_ or (), None)
-    found = fitted(run, source, (lambda text: None) if quiet else note)
+    found = fitted(run, source, __version__, (lambda text: None) if quiet else note)
     save(found.profile, target)
     if json:
         print_json(found.plain())

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ... import __version__
 from ...policies.errors import InputError
 from ...sim.cost.ops import OPS
 from ...sim.cost.profile import SAMPLES, Capacity, Profile, Stamp, Table, hash_file
@@ -48,6 +47,7 @@ def assemble(
     drift: float,
     notes: Sequence[str] = (),
     left_out: bool = False,
+    version: str = "",
 ) -> Assembled:
     """The profile of what *store* holds.
 
@@ -55,6 +55,7 @@ def assemble(
         drift: of the anchors over the run, relative.
         notes: put before its own.
         left_out: also foretell every point without it.
+        version: of infersim, for the stamp.
 
     Raises:
         InputError: not even attention was measured.
@@ -75,7 +76,7 @@ def assemble(
     tables = [_table(one, good[op], drift) for op, one in fitted.items()]
     profile = Profile(
         name=f"{shapes.model.name} {shapes.dtype} on {gpu.name}, tp {shapes.tp}",
-        stamp=stamp(store.identity),
+        stamp=stamp(store.identity, version),
         model=shapes.model.name,
         dtype=shapes.dtype,
         kv_dtype=shapes.kv_dtype,
@@ -111,7 +112,7 @@ def of_samples(folder: Path) -> tuple[Store, Shapes]:
     return Store(folder, identity, facts, samples), shapes
 
 
-def stamp(identity: dict[str, Any]) -> Stamp:
+def stamp(identity: dict[str, Any], version: str) -> Stamp:
     """The stamp of a measured profile."""
     told = ("gpu", "driver", "cuda", "torch", "triton", "kernels")
     return Stamp(
@@ -119,7 +120,7 @@ def stamp(identity: dict[str, Any]) -> Stamp:
         device=identity["name"],
         engine="infersim executor",
         created=dt.datetime.now(dt.UTC).date().isoformat(),
-        infersim=__version__,
+        infersim=version,
         **{name: str(identity[name]) for name in told},
     )
 

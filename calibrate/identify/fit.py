@@ -56,12 +56,21 @@ class Fit(NamedTuple):
         }
 
 
-def fit(path: Path, source: Source, say: Callable[[str], None] = lambda text: None) -> Fit:
+def fit(
+    path: Path,
+    source: Source,
+    version: str = "",
+    say: Callable[[str], None] = lambda text: None,
+) -> Fit:
     """The profile of the scenario's model and GPU that explains the run at *path*.
 
     Starts from the profile that the scenario names, else from its GPU's datasheet. A log of steps
     is fitted as it is. A log of requests is fitted to the simulated steps between the first and
     the last token of each, so the scenario must be that run's.
+
+    Args:
+        version: of infersim, for the stamp.
+        say: is told what is being done.
 
     Raises:
         InputError: the log cannot be read or is a cost model's, the scenario has cells or several
@@ -92,7 +101,7 @@ def fit(path: Path, source: Source, say: Callable[[str], None] = lambda text: No
     names, matrix = columns(base, [one.steps for one in run.observations])
     seconds = np.array([one.seconds for one in run.observations])
     found = identify(names, matrix, seconds)
-    return Fit(fitted_profile(base, run, found, pool.engine), run, found)
+    return Fit(fitted_profile(base, run, found, pool.engine, version), run, found)
 
 
 def _base(pool: PoolSpec, source: Source) -> Profile:

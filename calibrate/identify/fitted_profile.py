@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ... import __version__
 from ...sim.cost.ops import OPS
 from ...sim.cost.profile import Capacity, Host, Profile, Table
 from .families import HOST
@@ -21,15 +20,17 @@ if TYPE_CHECKING:
 FITTED = "fitted to"  #: how the source of such a stamp begins; the run's SHA-256 follows
 
 
-def fitted_profile(base: Profile, run: Run, found: Identified, engine: Engine) -> Profile:
-    """*base* with its tables scaled and the host's terms of *found*."""
+def fitted_profile(
+    base: Profile, run: Run, found: Identified, engine: Engine, version: str
+) -> Profile:
+    """*base* with its tables scaled and the host's terms of *found*; *version* of infersim."""
     values = {name: found.terms[name].value for name in HOST}
     stamp = base.stamp.model_copy(
         update={
             "origin": "fitted",
             "engine": run.engine or base.stamp.engine,
             "created": datetime.now(UTC).date().isoformat(),
-            "infersim": __version__,
+            "infersim": version,
             "source": f"{FITTED} {run.name} sha256 {run.digest}",
         }
     )
