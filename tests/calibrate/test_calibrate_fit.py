@@ -172,8 +172,8 @@ def test_outliers_do_not_decide() -> None:
     [
         ("nothing to see here\n", "error"),
         (
-            "Iteration(1): 0 context requests, 0 context tokens, 3 generation requests, 3 generation "
-            "tokens, iteration elapsed time: 5.00 ms\n" * 5,
+            "Iteration(1): 0 context requests, 0 context tokens, 3 generation requests, 3 "
+            "generation tokens, iteration elapsed time: 5.00 ms\n" * 5,
             "too few to fit to",
         ),
     ],
