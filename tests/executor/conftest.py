@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -165,6 +165,7 @@ class Tools:
     """What the tests of this folder share."""
 
     Both, MEASURED = Both, MEASURED_COLUMNS
+    MODELS: ClassVar = {"dense": MODEL, "moe": MOE}
     differing = staticmethod(differing)
 
 
