@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ...policies.types import Picoseconds
+from .grades import Doubt, LineDoubt
 
 
 class StepShape(NamedTuple):
@@ -29,11 +30,15 @@ class DecodeLine(NamedTuple):
     """Duration of a pure decode step of a fixed batch, while the context grows.
 
     duration = base_ps + slope_ps * context_tokens, for context_tokens < until.
+
+    Attributes:
+        doubt: how its time is graded; None: the cost does not say.
     """
 
     base_ps: Picoseconds
     slope_ps: Picoseconds
     until: int
+    doubt: LineDoubt | None = None
 
 
 class StepCost(Protocol):
@@ -57,3 +62,11 @@ class StepCost(Protocol):
     @property
     def source(self) -> str:
         """Where the numbers come from, e.g. "datasheet roofline"; one line for the report."""
+
+
+@runtime_checkable
+class GradedCost(Protocol):
+    """A `StepCost` that also says how each of its times was come by."""
+
+    def timed(self, shape: StepShape) -> tuple[Picoseconds, Doubt]:
+        """`duration_ps` of a step that is not pure decode, and its time by grade."""

@@ -186,6 +186,7 @@ class Profile(_Strict):
         tp, pp, ep: of the replica; tables are of one GPU of it.
         attention: "mixed": one kernel for prefill and decode, with a 4-D table; "separate": two.
         graphs: None: no padding and no replay.
+        host: None: the roofline's.
         samples_sha256: of samples.parquet; "" where there is none.
         missing: operations that are filled from the roofline.
     """
@@ -203,7 +204,7 @@ class Profile(_Strict):
     attention: Literal["separate", "mixed"]
     tables: tuple[Table, ...] = Field(min_length=1)
     graphs: Graphs | None = None
-    host: Host = Host()
+    host: Host | None = None
     capacity: Capacity | None = None
     samples_sha256: str = ""
     notes: tuple[str, ...] = ()

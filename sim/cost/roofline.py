@@ -113,7 +113,7 @@ class Roofline:
         """
         decodes, context, prefills, samples, images = shape
         if not prefills and samples == decodes > 0 and not images:
-            base, slope, _ = self.decode_line(decodes, context)
+            base, slope, _, _ = self.decode_line(decodes, context)
             return base + slope * context
         tokens = decodes
         total = self._host_ps + self._sequence_ps * (decodes + len(prefills))
@@ -158,8 +158,12 @@ class Roofline:
 
         Expert imbalance and padding the ranks to equal batches are left out.
         """
+        return round(self.experts_ps(tokens) + self.exchange_ps(tokens))
+
+    def exchange_ps(self, tokens: int) -> float:
+        """Gathering *tokens* tokens of all ranks and scattering them, in all layers."""
         fixed, per_token = self._exchange_ps
-        return round(self.experts_ps(tokens) + fixed + tokens * per_token)
+        return fixed + tokens * per_token
 
     def token_op_ps(self, op: str, tokens: int) -> float:
         """The matrix product or element-wise operation *op* on *tokens* tokens, in all layers."""

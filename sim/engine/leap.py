@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import sqrt
 
 from ...policies.types import Picoseconds
+from ..cost.grades import Doubt
 
 
 class Span:
@@ -17,15 +18,21 @@ class Span:
         first_ps: duration of the first step.
         growth_ps: how much longer each step is than the one before.
         end_ps: when the last of the steps that are planned ends; kept by the owner.
+        doubt: how their time is graded; None: the cost does not say.
     """
 
-    __slots__ = ("end_ps", "first_ps", "growth_ps", "start_ps")
+    __slots__ = ("doubt", "end_ps", "first_ps", "growth_ps", "start_ps")
 
     def __init__(
-        self, start_ps: Picoseconds, first_ps: Picoseconds, growth_ps: Picoseconds
+        self,
+        start_ps: Picoseconds,
+        first_ps: Picoseconds,
+        growth_ps: Picoseconds,
+        doubt: Doubt | None = None,
     ) -> None:
         self.start_ps, self.first_ps, self.growth_ps = start_ps, first_ps, growth_ps
         self.end_ps = start_ps + first_ps
+        self.doubt = doubt
 
     def end(self, steps: int) -> Picoseconds:
         """When *steps* steps have ended."""

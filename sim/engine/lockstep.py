@@ -50,7 +50,7 @@ class Rank(Server):
         """(time of the rank's own part, how much it grows if the step is repeated)."""
         if not plan.pure_decode:
             return self.cost.duration_ps(shape_of(plan)), 0
-        base, slope, _ = self.cost.decode_line(plan.group, plan.group_context_tokens)
+        base, slope, _, _ = self.cost.decode_line(plan.group, plan.group_context_tokens)
         return base + slope * plan.group_context_tokens, slope * plan.group
 
     def repeats(self, plan: StepPlan) -> int:

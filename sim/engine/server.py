@@ -7,7 +7,8 @@ from typing import Any
 
 from ...policies.errors import NoProgressError
 from ...policies.types import Picoseconds
-from ..cost.base import StepCost
+from ..cost.base import GradedCost, StepCost
+from ..cost.grades import Ledger
 from ..cost.shape import shape_of as shape_of
 from ..state.plan import StepPlan
 from ..state.replica import Replica
@@ -43,6 +44,8 @@ class Server:
     ) -> None:
         self.number, self.replica, self.cost = number, replica, cost
         self._clock, self._effort, self._leap = clock, effort, leap
+        self._timed = cost.timed if isinstance(cost, GradedCost) else None
+        self.ledger = Ledger()  #: step time by grade
         self._on_end, self._on_admit = on_end, on_admit
         self._depth = 2 if replica.limits.async_scheduling else 1
         self._wake: Any = None  # the pending callback; older ones are stale
@@ -143,6 +146,8 @@ class Server:
             self._log_gaps(plan.group, span, steps)
         self.last_end = end
         self.busy_ps += end - span.start_ps
+        if span.doubt is not None:
+            self.ledger.add(span.doubt, steps, end - span.start_ps)
         if self.replica.log is not None:
             self.replica.log.ended(span.start_ps, end)
         self.replica.finish(plan, end, steps)
@@ -180,10 +185,13 @@ class Server:
     def _span(self, plan: StepPlan, start: Picoseconds) -> Span:
         """The time that a plan takes; where its steps repeat, as many as surely do."""
         if not plan.pure_decode:
-            return Span(start, self.cost.duration_ps(shape_of(plan)), 0)
+            if self._timed is None:
+                return Span(start, self.cost.duration_ps(shape_of(plan)), 0)
+            duration_ps, doubt = self._timed(shape_of(plan))
+            return Span(start, duration_ps, 0, doubt)
         group, context = plan.group, plan.group_context_tokens
-        base, slope, until = self.cost.decode_line(group, context)
-        span = Span(start, base + slope * context, slope * group)
+        base, slope, until, grades = self.cost.decode_line(group, context)
+        span = Span(start, base + slope * context, slope * group, grades)
         if self._leap and len(self.replica.in_flight) == self._depth:
             steps = min(self.replica.repeats(plan), -(-(until - context) // group))
             if steps > 1:

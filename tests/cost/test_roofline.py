@@ -257,7 +257,7 @@ def test_linear_formula() -> None:
     cost = LinearCost(1000, 7, 11, 3)
     shape = StepShape(2, 50, ((10, 0), (4, 20)), 3)
     assert cost.duration_ps(shape) == 1000 + 7 * 14 + 11 * 4 + 3 * (50 + 10 + 24)
-    assert cost.decode_line(5, 9) == (1000 + 55, 3, UNBOUNDED)
+    assert cost.decode_line(5, 9) == (1000 + 55, 3, UNBOUNDED, None)
     assert cost.prefill_ps(4, 20) == 7 * 4 + 3 * 24
     for bad in ((0, 0, 0, 0), (1, -1, 0, 0)):
         with pytest.raises(InputError, match="at least 1"):

@@ -22,9 +22,8 @@ from infersim.policies.scheduling.vllm_v1 import VllmV1
 from infersim.policies.types import MultiModalItem, Picoseconds, Request, Segment
 from infersim.sim.cost.base import DecodeLine, StepShape
 from infersim.sim.cost.linear import LinearCost
-from infersim.sim.engine.config import ClusterConfig, LinkConfig, PoolConfig, RunLimits
 from infersim.sim.engine.run import Outcome, simulate
-from infersim.sim.state.config import EngineLimits
+from infersim.sim.state.config import ClusterConfig, EngineLimits, LinkConfig, PoolConfig, RunLimits
 from infersim.sim.state.session import (
     Arrival,
     Call,
@@ -60,7 +59,7 @@ class SteppedCost:
         return self._slope * (cell * context - self._cell * (cell * (cell + 1) // 2))
 
     def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
-        base, slope, _ = self._linear.decode_line(decodes, context_tokens)
+        base, slope, _, _ = self._linear.decode_line(decodes, context_tokens)
         cell = context_tokens // self._cell
         return DecodeLine(
             base - self._slope * self._cell * (cell * (cell + 1) // 2),
@@ -151,7 +150,7 @@ class Case:
             or (lambda: VllmV1(**{"victim": victim(), **self.scheduler})),
             make_eviction=self.eviction,
             kv_bytes_per_token=self.kv_bytes_per_token,
-            order=Priority() if self.priority else None,
+            make_order=Priority if self.priority else None,
             ranks=self.ranks,
         )
         pools = (pool,)

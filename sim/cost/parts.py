@@ -1,0 +1,369 @@
+"""What a step is made of: for every operation a table of the profile, or the roofline's part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from .dtypes import HALF_BYTES
+from .grids import (
+    DATASHEET,
+    EXTRAPOLATED,
+    Line,
+    Mixed,
+    Slices,
+    Value,
+    decode_slices,
+    pairs,
+    rows_of,
+)
+from .grids import prefill_slices as _prefill_slices
+from .ops import OPS, Family
+from .profile import Profile, Table
+from .roofline import Roofline
+from .specs import ModelSpec, Parallelism
+
+
+class Part(NamedTuple):
+    """An operation as a function of one number: tokens, or sampled rows.
+
+    Attributes:
+        launches: kernels of it in a step.
+        at: the number -> picoseconds of all launches, and the grade.
+    """
+
+    op: str
+    family: Family
+    launches: int
+    at: Callable[[int], Value]
+
+
+class Term(NamedTuple):
+    """A share of one step's attention."""
+
+    op: str
+    ps: float
+    grade: int
+
+
+class Attention(Protocol):
+    """Attention of a step over all layers."""
+
+    launches: int
+    decode_op: str
+
+    def decode(self, decodes: int, context: float) -> Value:
+        """*decodes* sequences alone that read *context* KV tokens together."""
+
+    def knots(self, decodes: int) -> list[float]:
+        """KV tokens, summed, at which `decode` bends."""
+
+    def tail(self, decodes: int) -> float:
+        """Picoseconds per KV token beyond the last knot."""
+
+    def chunk(self, tokens: int, before: int) -> Value:
+        """A chunk of a prompt alone."""
+
+    def terms(
+        self, prefills: tuple[tuple[int, int], ...], decodes: int, context: int
+    ) -> list[Term]:
+        """The attention of a step with at least one chunk."""
+
+
+class Parts(NamedTuple):
+    """Everything in a step but the host's work.
+
+    Attributes:
+        tokens: operations on every row of the forward pass.
+        samples: operations on the rows that sample.
+        image: the vision tower; None: the model has none, or the roofline's says what is wrong.
+        filled: operations that come from the roofline.
+        uncounted: operations that neither has.
+        unused: operations of the profile that no step of this engine has.
+    """
+
+    tokens: list[Part]
+    samples: list[Part]
+    image: Part
+    attention: Attention
+    filled: list[str]
+    uncounted: list[str]
+    unused: list[str]
+
+
+def parts(
+    profile: Profile,
+    roofline: Roofline,
+    model: ModelSpec,
+    split: Parallelism,
+    factors: Mapping[str, float],
+) -> Parts:
+    """The parts of a step of *model*.
+
+    Args:
+        factors: operation -> factor on its times, for what a result rests on.
+
+    Raises:
+        InputError: a mixed attention table without pure decode or pure prefill.
+    """
+    return _Builder(profile, roofline, model, split, factors).build()
+
+
+class _Builder:
+    def __init__(
+        self,
+        profile: Profile,
+        roofline: Roofline,
+        model: ModelSpec,
+        split: Parallelism,
+        factors: Mapping[str, float],
+    ) -> None:
+        self._tables = {table.op: table for table in profile.tables}
+        self._mixed = profile.attention == "mixed"
+        self._roofline, self._model, self._split = roofline, model, split
+        self._factors = factors
+        self._filled: list[str] = []
+        self._uncounted: list[str] = []
+
+    def build(self) -> Parts:
+        """The parts; what is left of the tables is in no step."""
+        tokens = self._token_parts()
+        samples = [self._samples("lm_head"), self._samples("sampler")]
+        found = Parts(
+            tokens,
+            [part for part in samples if part is not None],
+            self._image(),
+            self._attention(),
+            self._filled,
+            self._uncounted,
+            [op for op in self._tables if OPS[op].family == "beside"],
+        )
+        return found._replace(unused=found.unused + self._superfluous(found))
+
+    def _superfluous(self, found: Parts) -> list[str]:
+        used = {part.op for part in (*found.tokens, *found.samples, found.image)}
+        used |= {"attention", "decode_attention", "prefill_attention"}
+        return [op for op in self._tables if op not in used and OPS[op].family != "beside"]
+
+    def _factor(self, op: str) -> float:
+        return self._factors.get(op, 1.0)
+
+    # ---- by tokens ------------------------------------------------------------------------------
+
+    def _token_parts(self) -> list[Part]:
+        model, tables = self._model, self._tables
+        found: list[Part | None] = [self._counted(op) for op in ("embedding", "final_norm")]
+        if model.qk_norm:
+            found.append(self._counted("qk_norm"))
+        own_experts = bool(model.experts) and self._split.dp == 1
+        wanted = [*self._roofline.elementwise, *self._roofline.products]
+        left_out = {"moe"}
+        if own_experts and "moe" in tables and "router" not in tables:
+            left_out.add("router")  # a table of the experts is of the whole block
+        found += [self._table(op) or self._fill(op) for op in wanted if op not in left_out]
+        if own_experts:
+            found.append(self._experts())
+        found += [self._messages(op) for op in self._roofline.communication]
+        return [part for part in found if part is not None]
+
+    def _counted(self, op: str) -> Part | None:
+        """An operation that the roofline leaves out."""
+        part = self._table(op)
+        if part is None:
+            self._uncounted.append(op)
+        return part
+
+    def _table(self, op: str) -> Part | None:
+        table = self._tables.get(op)
+        if table is None:
+            return None
+        return Part(op, OPS[op].family, table.times, self._line(table).at)
+
+    def _line(self, table: Table) -> Line:
+        rows = rows_of(table, self._factor(table.op))
+        return Line((at[0], value, code) for at, value, code in rows)
+
+    def _fill(self, op: str) -> Part:
+        self._filled.append(op)
+        ps, factor = self._roofline.token_op_ps, self._factor(op)
+        times = self._model.layers * (2 if op == "norm" else 1)
+        return Part(op, OPS[op].family, times, lambda m: (ps(op, m) * factor, DATASHEET))
+
+    def _experts(self) -> Part:
+        table, roofline, factor = self._tables.get("moe"), self._roofline, self._factor("moe")
+        if table is None:
+            self._filled.append("moe")
+            own = roofline.elementwise["moe"]
+            return Part(
+                "moe",
+                "moe",
+                2 * self._model.moe_layers,
+                lambda m: ((roofline.experts_ps(m) + m * own) * factor, DATASHEET),
+            )
+        if len(table.by) == 1:
+            return Part("moe", "moe", table.times, self._line(table).at)
+        slices = Slices(rows_of(table, factor), free=True)
+        distinct = roofline.distinct_experts
+        return Part("moe", "moe", table.times, lambda m: slices.at(m, distinct(m)))
+
+    def _messages(self, op: str) -> Part:
+        """Collectives: a table by bytes, or the α–β model of `Overheads`."""
+        table, factor = self._tables.get(op), self._factor(op)
+        if table is not None:
+            line, token_bytes = self._line(table), self._model.hidden * HALF_BYTES
+            return Part(op, "collective", table.times, lambda m: line.at(m * token_bytes))
+        self._filled.append(op)
+        fixed, token = self._roofline.communication[op]
+        times = 2 * self._model.layers if op == "all_reduce" else self._split.pp - 1
+        return Part(op, "collective", times, lambda m: ((fixed + m * token) * factor, DATASHEET))
+
+    # ---- by sampled rows, and images ------------------------------------------------------------
+
+    def _samples(self, op: str) -> Part | None:
+        found = self._table(op)
+        if found is not None or op == "sampler":
+            if found is None:
+                self._uncounted.append(op)
+            return found
+        self._filled.append(op)
+        ps, factor = self._roofline.sampling_ps, self._factor(op)
+        return Part(op, "head", 1, lambda rows: (ps(rows) * factor, DATASHEET))
+
+    def _image(self) -> Part:
+        found = self._table("image")
+        if found is not None:
+            return found
+        if self._model.vision is not None:
+            self._filled.append("image")
+        ps, factor = self._roofline.image_ps, self._factor("image")
+        return Part("image", "image", 1, lambda tokens: (ps(tokens) * factor, DATASHEET))
+
+    # ---- attention ------------------------------------------------------------------------------
+
+    def _attention(self) -> Attention:
+        layers = self._model.layers
+        if self._mixed and "attention" in self._tables:
+            table = self._tables["attention"]
+            mixed = Mixed(rows_of(table, self._factor("attention")))
+            return _MixedAttention(mixed, table.times)
+        slices = self._slices("decode_attention")
+        prefill = self._slices("prefill_attention")
+        return _Separate(
+            slices,
+            prefill,
+            self._roofline,
+            layers,
+            (self._factor("decode_attention"), self._factor("prefill_attention")),
+        )
+
+    def _slices(self, op: str) -> Slices | None:
+        table = self._tables.get(op)
+        if table is None:
+            self._filled.append(op)
+            return None
+        rows = rows_of(table, self._factor(op))
+        return decode_slices(rows) if op == "decode_attention" else _prefill_slices(rows)
+
+
+class _Separate:
+    """A kernel for the decodes, and one for the chunks, each chunk for itself."""
+
+    decode_op = "decode_attention"
+
+    def __init__(
+        self,
+        decode: Slices | None,
+        prefill: Slices | None,
+        roofline: Roofline,
+        launches: int,
+        factors: tuple[float, float],
+    ) -> None:
+        self._slices, self._prefill, self._roofline = decode, prefill, roofline
+        self.launches = launches
+        self._rates = roofline.decode_attention
+        self._decode_factor, self._prefill_factor = factors
+
+    def decode(self, decodes: int, context: float) -> Value:
+        if self._slices is not None:
+            return self._slices.at(decodes, context / decodes)
+        full, limited, limit = self._rates
+        ps = full * context + limited * min(context, decodes * limit)
+        return ps * self._decode_factor, DATASHEET
+
+    def knots(self, decodes: int) -> list[float]:
+        if self._slices is not None:
+            return slice_knots(self._slices, decodes)
+        return [float(decodes * self._rates[2])] if self._rates[1] else [0.0]
+
+    def tail(self, decodes: int) -> float:
+        if self._slices is not None:
+            return slice_tail(self._slices, decodes)
+        return self._rates[0] * self._decode_factor
+
+    def chunk(self, tokens: int, before: int) -> Value:
+        if self._prefill is not None:
+            return self._prefill.at(tokens, before)
+        return self._roofline.chunk_ps(tokens, before) * self._prefill_factor, DATASHEET
+
+    def terms(
+        self, prefills: tuple[tuple[int, int], ...], decodes: int, context: int
+    ) -> list[Term]:
+        found = [Term("prefill_attention", *self.chunk(*chunk)) for chunk in prefills]
+        if decodes:
+            found.append(Term("decode_attention", *self.decode(decodes, context)))
+        return found
+
+
+class _MixedAttention:
+    """One kernel: its table has one chunk, so of several the largest stands there.
+
+    The others add what a chunk adds to a kernel that runs anyway: its own time alone, less that of
+    the smallest chunk of the table, which is the price of a launch.
+    """
+
+    decode_op = "attention"
+
+    def __init__(self, mixed: Mixed, launches: int) -> None:
+        self._mixed, self.launches = mixed, launches
+        smallest = mixed.prefill.xs[0]
+        self._launch = mixed.prefill.at(smallest, 0)[0]
+
+    def decode(self, decodes: int, context: float) -> Value:
+        return self._mixed.decode.at(decodes, context / decodes)
+
+    def knots(self, decodes: int) -> list[float]:
+        return slice_knots(self._mixed.decode, decodes)
+
+    def tail(self, decodes: int) -> float:
+        return slice_tail(self._mixed.decode, decodes)
+
+    def chunk(self, tokens: int, before: int) -> Value:
+        return self._mixed.prefill.at(tokens, before)
+
+    def terms(
+        self, prefills: tuple[tuple[int, int], ...], decodes: int, context: int
+    ) -> list[Term]:
+        first, *others = prefills
+        if others:
+            first, *others = sorted(prefills, key=lambda chunk: (-pairs(*chunk), chunk))
+        mean = context / decodes if decodes else 0
+        found = [Term("attention", *self._mixed.at(*first, decodes, mean))]
+        for chunk in others:
+            ps, grade = self._mixed.prefill.at(*chunk)
+            found.append(Term("attention", max(0.0, ps - self._launch), grade))
+        return found
+
+
+def slice_knots(slices: Slices, decodes: int) -> list[float]:
+    """Where decode attention of *decodes* sequences bends, in KV tokens of all of them."""
+    low, high, share = slices.around(decodes)
+    xs = sorted({*low.xs, *high.xs}) if share else low.xs
+    return [x * decodes for x in xs]
+
+
+def slice_tail(slices: Slices, decodes: int) -> float:
+    """Picoseconds per KV token beyond the last of `slice_knots`."""
+    last = slice_knots(slices, decodes)[-1] / decodes
+    value, grade = slices.at(decodes, 2 * last)
+    assert grade >= EXTRAPOLATED
+    return (value - slices.at(decodes, last)[0]) / (last * decodes)

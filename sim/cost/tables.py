@@ -1,0 +1,328 @@
+"""Step time from a profile: its tables added up, what it lacks filled from the roofline.
+
+    kernels = operations by tokens (padded to the CUDA graph in pure decode) + attention
+              + LM head and sampler by sampled rows + images
+    exec    = in a graph: kernels * (1 + gap) + replay     else: max(kernels, launches * launch)
+    step    = synchronous engine: exec + host              asynchronous: max(exec, host)
+              + output, + the fixed price of leaving the graph where there is prefill
+
+Everything is a pure function of the step's shape, in integer picoseconds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from math import ceil
+from typing import NamedTuple
+
+from ...policies.types import Picoseconds
+from .base import DecodeLine, StepShape
+from .grades import Doubt, LineDoubt, Split
+from .grids import DATASHEET, MEASURED
+from .overheads import Overheads
+from .parts import Part, Term, parts
+from .prediction import PartTime, Prediction, predicted, sigma_of
+from .profile import GRADES, Host, Profile
+from .roofline import UNBOUNDED, Roofline
+from .specs import GpuSpec, ModelSpec, Parallelism
+from .work import PS
+
+Grades = list[float]  #: picoseconds by grade
+
+
+class _Lines(NamedTuple):
+    """The lines of one batch size; line i holds from starts[i]."""
+
+    starts: list[int]
+    lines: list[DecodeLine]
+
+
+class _Rule(NamedTuple):
+    """step = max(factor * kernels + replay, least) + after, in picoseconds."""
+
+    factor: float
+    replay: float
+    least: float
+    after: float
+
+
+class _Piece(NamedTuple):
+    """From KV token *start* to *end*: *ps* at the start, and *slope* for each more."""
+
+    start: int
+    end: int
+    ps: float
+    slope: float
+
+
+class TableCost:
+    """`StepCost` of a profile.
+
+    Args:
+        async_scheduling: whether the engine hides its host work behind the GPU.
+        factors: operation -> factor on its times ("host" too), to see what a result rests on.
+
+    Raises:
+        InputError: tables that contradict each other, or a model that cannot be split like that.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        model: ModelSpec,
+        gpu: GpuSpec,
+        split: Parallelism | None = None,
+        overheads: Overheads | None = None,
+        *,
+        async_scheduling: bool = True,
+        factors: Mapping[str, float] | None = None,
+    ) -> None:
+        self.profile = profile
+        split, over, factors = split or Parallelism(), overheads or Overheads(), factors or {}
+        self._roofline = Roofline(model, gpu, split, profile.dtype, profile.kv_dtype, over)
+        self.parts = parts(profile, self._roofline, model, split, factors)
+        stand_in = Host(step_s=over.host_step_s, sequence_s=over.host_sequence_s)
+        self._host = profile.host or stand_in
+        self._host_grade = DATASHEET if profile.host is None else MEASURED
+        self._host_scale = PS * factors.get("host", 1.0)
+        self._async = async_scheduling
+        self._sizes = sorted(profile.graphs.sizes) if profile.graphs else []
+        launches = sum(part.launches for part in (*self.parts.tokens, *self.parts.samples))
+        launches += self.parts.attention.launches
+        self._launch_ps = launches * self._host.launch_s * self._host_scale
+        self._tokens: dict[int, Grades] = {}
+        self._samples: dict[int, Grades] = {}
+        self._lines: dict[int, _Lines] = {}
+        self._marginal_ps = self._marginal()
+
+    @property
+    def source(self) -> str:
+        """The profile, whose it is, and what it lacks."""
+        profile, stamp = self.profile, self.profile.stamp
+        made = f"{stamp.origin}, {stamp.engine}" if stamp.engine else stamp.origin
+        text = f"profile {profile.name} ({made})"
+        if self.parts.filled:
+            text += f"; from the datasheet roofline: {', '.join(self.parts.filled)}"
+        return text
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader of a run must know about the times."""
+        found, lists = list(self.profile.notes), self.parts
+        if lists.filled:
+            lacks = ", ".join(lists.filled)
+            found.append(f"step times: the profile lacks {lacks}: from the datasheet roofline")
+        if self.profile.host is None:
+            found.append("step times: the profile lacks the host's work: the roofline's stands in")
+        if lists.uncounted:
+            found.append("step times: not counted: " + ", ".join(lists.uncounted))
+        if lists.unused:
+            found.append("step times: in the profile, in no step: " + ", ".join(lists.unused))
+        return found
+
+    # ---- what the engine asks -------------------------------------------------------------------
+
+    def duration_ps(self, shape: StepShape) -> Picoseconds:
+        """Time of the step.
+
+        Raises:
+            InputError: image tokens for a model that has no vision tower.
+        """
+        decodes, context, prefills, samples, images = shape
+        if not prefills and samples == decodes > 0 and not images:
+            base, slope, _, _ = self.decode_line(decodes, context)
+            return base + slope * context
+        return self.timed(shape)[0]
+
+    def timed(self, shape: StepShape) -> tuple[Picoseconds, Doubt]:
+        """Time of a step that is not pure decode, and the same by grade."""
+        grades = self._kernels(shape)
+        kernels = sum(grades)
+        factor, replay, least, after = self._rule(shape)
+        duration = max(factor * kernels + replay, least) + after
+        grades[self._host_grade] += duration - kernels
+        split: Split = tuple([round(ps) for ps in grades])
+        return max(1, round(duration)), split
+
+    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
+        """The line of *decodes* sequences at *context_tokens*: between two knots of the table."""
+        found = self._lines.get(decodes)
+        if found is None:
+            found = self._lines[decodes] = self._build_lines(decodes)
+        return found.lines[bisect_right(found.starts, context_tokens) - 1]
+
+    def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
+        """What the tokens add to a step that is full anyway: operations and attention."""
+        if not tokens:
+            return 0
+        attention = self.parts.attention.chunk(tokens, context_tokens)[0]
+        return round(tokens * self._marginal_ps + attention)
+
+    def joint_ps(self, tokens: int) -> Picoseconds:
+        """Experts of data-parallel ranks, from the roofline: no table has them."""
+        return self._roofline.joint_ps(tokens)
+
+    # ---- for people -----------------------------------------------------------------------------
+
+    def predict(self, shape: StepShape) -> Prediction:
+        """The time of the step, part by part, and how far off it may be."""
+        decodes, _, prefills, samples, images = shape
+        pure = not prefills and samples == decodes > 0 and not images
+        tokens = self._padded(decodes) if pure else decodes + sum(new for new, _ in prefills)
+        found: dict[str, tuple[float, int]] = {}
+        for part in self.parts.tokens:
+            found[part.op] = part.at(tokens)
+        for part in self.parts.samples if samples else ():
+            found[part.op] = part.at(samples)
+        if images:
+            found["image"] = self.parts.image.at(images)
+        for op, ps, grade in self._attention_terms(shape):
+            before, worst = found.get(op, (0.0, 0))
+            found[op] = before + ps, max(worst, grade)
+        total = self.duration_ps(shape)
+        found["host"] = total - sum(ps for ps, _ in found.values()), self._host_grade
+        shares = {
+            op: PartTime(ps / PS, GRADES[code], sigma_of(self.profile, op, GRADES[code]))
+            for op, (ps, code) in found.items()
+        }
+        return predicted(total / PS, shares)
+
+    # ---- a step's parts -------------------------------------------------------------------------
+
+    def _kernels(self, shape: StepShape) -> Grades:
+        """Picoseconds of all kernels by grade."""
+        decodes, _, prefills, samples, images = shape
+        tokens = decodes
+        for new, _ in prefills:
+            tokens += new
+        found = self._of_tokens(tokens).copy()
+        for i, ps in enumerate(self._of_samples(samples)):
+            found[i] += ps
+        for _, ps, grade in self._attention_terms(shape):
+            found[grade] += ps
+        if images:
+            ps, grade = self.parts.image.at(images)
+            found[grade] += ps
+        return found
+
+    def _attention_terms(self, shape: StepShape) -> list[Term]:
+        decodes, context, prefills, _, _ = shape
+        attention = self.parts.attention
+        if prefills:
+            return attention.terms(prefills, decodes, context)
+        if not decodes:
+            return []
+        return [Term(attention.decode_op, *attention.decode(decodes, context))]
+
+    def _of_tokens(self, tokens: int) -> Grades:
+        found = self._tokens.get(tokens)
+        if found is None:
+            found = self._tokens[tokens] = _summed(self.parts.tokens, tokens)
+        return found
+
+    def _of_samples(self, samples: int) -> Grades:
+        found = self._samples.get(samples)
+        if found is None:
+            found = self._samples[samples] = _summed(self.parts.samples, samples)
+        return found
+
+    def _padded(self, decodes: int) -> int:
+        """Rows of the graph that a decode batch runs in; the batch where none is so large."""
+        i = bisect_left(self._sizes, decodes)
+        return self._sizes[i] if i < len(self._sizes) else decodes
+
+    def _rule(self, shape: StepShape) -> _Rule:
+        """How the host's work joins the kernels of a step."""
+        decodes, _, prefills, samples, images = shape
+        host, scale = self._host, self._host_scale
+        tokens = decodes
+        for new, _ in prefills:
+            tokens += new
+        work = host.step_s + host.sequence_s * (decodes + len(prefills)) + host.token_s * tokens
+        work *= scale
+        factor, replay, least, after = 1.0, 0.0, self._launch_ps, host.output_s * scale
+        if prefills:
+            after += host.mixed_step_s * scale
+        elif samples == decodes and not images and self._sizes and decodes <= self._sizes[-1]:
+            assert self.profile.graphs is not None
+            factor, replay = 1 + self.profile.graphs.gap, self.profile.graphs.replay_s * scale
+            least = 0.0
+        if self._async:
+            return _Rule(factor, replay, max(least, work), after)
+        return _Rule(factor, replay, least, after + work)
+
+    def _marginal(self) -> float:
+        """Picoseconds that one more token adds to a step of many, attention apart."""
+        most = 2048
+        return (sum(self._of_tokens(most)) - sum(self._of_tokens(most // 2))) / (most // 2)
+
+    # ---- decode lines ---------------------------------------------------------------------------
+
+    def _build_lines(self, decodes: int) -> _Lines:
+        """One line between any two knots, equal to the table at the first of them."""
+        rule = self._rule(StepShape(decodes, 0, (), decodes))
+        fixed = self._of_tokens(self._padded(decodes)).copy()
+        for i, ps in enumerate(self._of_samples(decodes)):
+            fixed[i] += ps
+        pieces = [
+            (part, grade)
+            for piece, grade in self._pieces(decodes)
+            for part in _bent(rule, piece._replace(ps=piece.ps + sum(fixed)))
+        ]
+        lines = [self._line(rule, fixed, grade, piece) for piece, grade in pieces]
+        return _Lines([piece.start for piece, _ in pieces], lines)
+
+    def _pieces(self, decodes: int) -> list[tuple[_Piece, int]]:
+        """Attention between its knots, and the grade there."""
+        attention = self.parts.attention
+        edges = sorted({0, *(ceil(x) for x in attention.knots(decodes))})
+        found = []
+        for start, end in zip(edges, [*edges[1:], UNBOUNDED], strict=True):
+            ps, _ = attention.decode(decodes, start)
+            # the grade inside of a piece, not that of a point on its edge
+            inside = start + 1 if end == UNBOUNDED else (start + end) / 2
+            grade = attention.decode(decodes, inside)[1]
+            if end == UNBOUNDED:
+                slope = attention.tail(decodes)
+            else:
+                slope = (attention.decode(decodes, end)[0] - ps) / (end - start)
+            found.append((_Piece(start, end, ps, slope), grade))
+        return found
+
+    def _line(self, rule: _Rule, fixed: Grades, grade: int, piece: _Piece) -> DecodeLine:
+        slope_ps = round(piece.slope)
+        base_ps = max(1, round(piece.ps)) - slope_ps * piece.start
+        base = [0] * len(GRADES)
+        if piece.ps <= rule.least + rule.after:
+            base[self._host_grade] = base_ps
+        else:
+            for i, ps in enumerate(fixed):
+                base[i] = round(ps)
+            over = (rule.factor - 1) * piece.ps / rule.factor + rule.replay + rule.after
+            base[self._host_grade] += round(over)
+            base[grade] += base_ps - sum(base)
+        return DecodeLine(base_ps, slope_ps, piece.end, LineDoubt(base, grade))
+
+
+def _bent(rule: _Rule, kernels: _Piece) -> list[_Piece]:
+    """The step where its kernels are *kernels*, cut where the host stops mattering."""
+    start, end, ps, slope = kernels
+    first, growth = rule.factor * ps + rule.replay, rule.factor * slope
+    if first >= rule.least:
+        return [_Piece(start, end, first + rule.after, growth)]
+    least = rule.least + rule.after
+    cut = start + ceil((rule.least - first) / growth) if growth > 0 else end
+    if cut >= end:
+        return [_Piece(start, end, least, 0.0)]
+    at_cut = first + growth * (cut - start) + rule.after
+    return [_Piece(start, cut, least, 0.0), _Piece(cut, end, at_cut, growth)]
+
+
+def _summed(found: list[Part], count: int) -> Grades:
+    grades = [0.0] * len(GRADES)
+    if count:
+        for part in found:
+            ps, grade = part.at(count)
+            grades[grade] += ps
+    return grades
