@@ -4,7 +4,7 @@
 
 Each check runs a shipped scenario in two cells that differ in one policy, with the same seeds, and
 looks at the ratio of one metric: its mean over the seeds and the 95 % interval of that mean
-(Student's t, paired by seed). A check holds when the whole interval lies on the side that it should;
+(Student's t, paired by seed). A check holds when all of the interval lies where it should;
 exit 1 when one does not. The table is that of docs/directions.md.
 """
 

@@ -25,9 +25,8 @@ from infersim.policies.routing.simple import RoundRobin
 from infersim.policies.scheduling.vllm_v1 import VllmV1
 from infersim.policies.types import Segment
 from infersim.sim.cost.linear import LinearCost
-from infersim.sim.engine.config import ClusterConfig, PoolConfig
 from infersim.sim.engine.run import Outcome, simulate
-from infersim.sim.state.config import EngineLimits
+from infersim.sim.state.config import ClusterConfig, EngineLimits, PoolConfig
 from infersim.sim.state.session import Arrival, Call
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..policies.types import Picoseconds, ReplicaId
     from ..scenarios.grid import Cell
     from ..scenarios.pools import Pool
-    from .executor.config import PoolLike
+    from ..sim.state.config import PoolConfig
     from .executor.model import Model
     from .executor.runner import StepRunner
 
@@ -187,7 +187,7 @@ class Devices:
                 help="--clock virtual takes any number, --device cpu a process for each",
             )
 
-    def runner(self, config: PoolLike, number: ReplicaId) -> StepRunner:
+    def runner(self, config: PoolConfig, number: ReplicaId) -> StepRunner:
         """A device for replica *number*: its own KV, the model shared with its pool."""
         from .executor.kv import KVCache
         from .executor.runner import Runner

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..policies.errors import InputError
 from ..policies.types import PS_PER_S, Promise
-from ..sim.engine.config import ClusterConfig, Effort, LinkConfig, Progress, RunLimits
+from ..sim.engine.config import Effort, Progress
 from ..sim.engine.run import simulate
+from ..sim.state.config import ClusterConfig, LinkConfig, RunLimits
 from ..sim.state.content import Contents
 from ..sim.state.records import CellRecords, GapHistogram
 from ..sim.state.steps import StepLog

@@ -12,8 +12,7 @@ from ..policies.errors import InputError
 from ..sim.cost.memory import KvCapacity, kv_capacity
 from ..sim.cost.roofline import Roofline
 from ..sim.cost.specs import GpuSpec, ModelSpec, Parallelism
-from ..sim.engine.config import PoolConfig
-from ..sim.state.config import EngineLimits, OffloadLimits
+from ..sim.state.config import EngineLimits, OffloadLimits, PoolConfig
 from .choice import Choice, takes
 from .explain import PartError
 from .schema.engine import SCHEDULER_FIELDS
@@ -75,6 +74,7 @@ class Pool:
         spec, engine = self.spec, self.spec.engine
         preset = PRESETS[engine.preset].policies
         order = policies.order
+        given = None if order is None or order.name == preset["order"] else order
         eviction = policies.eviction or Choice("eviction", preset["eviction"])
         return PoolConfig(
             name=spec.name,
@@ -96,7 +96,7 @@ class Pool:
             make_scheduler=lambda: self._scheduler(policies),
             make_eviction=eviction.build,
             kv_bytes_per_token=self.kv_bytes_per_token,
-            order=None if order is None or order.name == preset["order"] else _order(order),
+            make_order=None if given is None else lambda: _order(given),
             model=spec.model,
             ranks=spec.dp,
             offload=self._offload(),

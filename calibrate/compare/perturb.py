@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ...policies.types import Picoseconds
 from ...sim.cost.base import DecodeLine, StepCost, StepShape
-from ...sim.engine.config import ClusterConfig, PoolConfig
+from ...sim.state.config import ClusterConfig, PoolConfig
 
 LEAST_KV_BLOCKS = 1
 

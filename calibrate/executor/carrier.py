@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Sequence as Seq
 from time import perf_counter_ns
 
-from ...policies.types import Picoseconds
-from ...sim.state.config import OffloadLimits
+from ...policies.types import Picoseconds, ReplicaId
+from ...sim.state.config import LinkConfig, OffloadLimits
 from ...sim.state.link import FifoLink
 from ...sim.state.offload import Load
 from ...sim.state.split import Pull
 from ...sim.state.ties import ARRIVAL
 from .clock import PS_PER_NS, Clock
-from .config import LinkLike
 from .server import Server
 
 
@@ -29,9 +27,11 @@ class Carrier:
         copying_ps: real time that the copies took.
     """
 
-    def __init__(self, link: LinkLike | None, clock: Clock, servers: Seq[Server]) -> None:
+    def __init__(
+        self, link: LinkConfig | None, clock: Clock, server: Callable[[ReplicaId], Server]
+    ) -> None:
         self._link = FifoLink(link.latency_ps, link.bytes_per_s) if link is not None else None
-        self._clock, self._servers = clock, servers
+        self._clock, self._server = clock, server
         self.carried_bytes = 0
         self.link_busy_ps: Picoseconds = 0
         self.copying_ps: Picoseconds = 0
@@ -40,7 +40,7 @@ class Carrier:
         """Copy what *pull* asks for, and call *arrived* at the time of its arrival."""
         assert self._link is not None  # scenarios with two kinds of pools have one
         begun = perf_counter_ns()
-        source, target = self._servers[pull.prefill], self._servers[pull.decode]
+        source, target = self._server(pull.prefill), self._server(pull.decode)
         size = target.replica.limits.block_size
         prompt = pull.target.prompt_tokens
         first, last = (prompt - pull.tokens) // size, -(-prompt // size)

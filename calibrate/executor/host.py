@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ...policies.errors import InfersimError, NoProgressError
+from ...policies.errors import InfersimError, InputError, NoProgressError
 from ...policies.eviction.future import NextUse
 from ...policies.types import Picoseconds
+from ...sim.state.config import ClusterConfig, RunLimits
 from ...sim.state.content import Chains
 from ...sim.state.journal import Journal, Sampler
 from ...sim.state.offload import offloaded
@@ -20,7 +21,6 @@ from ...sim.state.steps import StepLog
 from ...sim.state.ties import ARRIVAL, SAMPLE
 from .clock import Clock
 from .cluster import Cluster, MakeRunner
-from .config import ClusterLike, LimitsLike, check
 from .sessions import Player
 from .texts import Texts
 
@@ -63,9 +63,9 @@ class Host:
 
     def __init__(
         self,
-        config: ClusterLike,
+        config: ClusterConfig,
         workload: Workload,
-        limits: LimitsLike,
+        limits: RunLimits,
         clock: Clock,
         *,
         texts: Callable[[], Texts],
@@ -187,3 +187,19 @@ class Host:
             "link_busy_ps": self.cluster.carrier.link_busy_ps,
             **offloaded(self.cluster.offloads),
         }
+
+
+def check(config: ClusterConfig) -> None:
+    """Refuse what the executor does not do.
+
+    Raises:
+        InputError: data-parallel ranks, speculation, or KV without end.
+    """
+    for pool in config.pools:
+        where = f"cluster pool {pool.name}"
+        if pool.ranks > 1:
+            raise InputError(
+                f"the executor runs one scheduler a replica, found {pool.ranks} ranks", where=where
+            )
+        if pool.limits.num_spec_tokens:
+            raise InputError("the executor does not speculate", where=where)

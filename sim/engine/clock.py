@@ -37,6 +37,8 @@ class Clock(simpy.Environment):
         """The time."""
         return int(self._now)
 
+    due_ps = now_ps  #: simulated time is never late
+
     def at(self, time_ps: Picoseconds, priority: int, call: Callable[[Any], None]) -> Callback:
         """Call ``call(callback)`` at an absolute time."""
         event = Callback(call)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from ...policies.errors import InputError
 from ...policies.eviction.future import RecordedUses
+from ..state.config import ClusterConfig, PoolConfig
 from ..state.content import Chains
 from ..state.session import Arrival, Call, Workload
-from .config import ClusterConfig, PoolConfig
 
 
 def oracle_pool(config: ClusterConfig) -> PoolConfig | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...policies.errors import InfersimError, NoProgressError
 from ...policies.types import Picoseconds
+from ..state.config import ClusterConfig, RunLimits
 from ..state.content import Chains
 from ..state.journal import Journal, Sampler
 from ..state.offload import offloaded
@@ -21,7 +22,7 @@ from ..state.session import Arrival, Call, CallResult, Workload
 from ..state.steps import StepLog
 from .clock import ARRIVAL, SAMPLE, Clock
 from .cluster import Cluster
-from .config import ClusterConfig, Effort, Progress, RunLimits
+from .config import Effort, Progress
 from .foresight import foresee, oracle_pool
 from .sessions import Player
 

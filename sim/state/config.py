@@ -1,10 +1,18 @@
-"""Limits of one engine replica, under the names that vLLM's users know."""
+"""What a host is told about a cluster: plain values and ready policy objects."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+from ...policies.disaggregation.base import Disaggregation
 from ...policies.errors import InputError
+from ...policies.eviction.base import Eviction
+from ...policies.routing.base import Router
+from ...policies.scheduling.base import Order, Scheduler
+from ...policies.types import Picoseconds
+from ..cost.base import StepCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +31,7 @@ class OffloadLimits:
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """What an engine is started with, apart from its policies.
+    """What an engine is started with, apart from its policies, under vLLM's names.
 
     Attributes:
         kv_blocks: usable KV blocks (vLLM's num_gpu_blocks minus its null block).
@@ -32,6 +40,7 @@ class EngineLimits:
         max_num_batched_tokens: token budget of a step.
         max_num_seqs: most sequences in the batch.
         prefix_caching: whether prompts share KV.
+        prefix_index: by what they find each other's: vLLM's chained hashes or SGLang's radix tree.
         async_scheduling: plan step i+1 while step i runs.
         max_loras: adapters that may be in the batch at once; 0: no limit.
         num_spec_tokens: draft tokens per decode step; 0: no speculation.
@@ -47,6 +56,7 @@ class EngineLimits:
     max_num_batched_tokens: int = 2048
     max_num_seqs: int = 256
     prefix_caching: bool = True
+    prefix_index: Literal["hash-chain", "radix"] = "hash-chain"
     async_scheduling: bool = True
     max_loras: int = 0
     num_spec_tokens: int = 0
@@ -74,3 +84,66 @@ class EngineLimits:
         ):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """Replicas of one kind.
+
+    Attributes:
+        role: what they may do.
+        ranks: data-parallel schedulers of one replica, which step together; each routes apart.
+        limits: their engine; ``limits.max_model_len`` must fit in their KV.
+        cost: step times.
+        make_scheduler: a fresh policy per replica.
+        make_order: a fresh order of the waiting line per replica; None: first come, first served.
+        make_eviction: a fresh policy per replica.
+        kv_bytes_per_token: of all GPUs of a replica together (what a link has to carry).
+        model: name that requests may ask for; "" serves any.
+        offload: a tier in host memory for each replica; None: none.
+    """
+
+    name: str
+    role: Literal["both", "prefill", "decode"]
+    replicas: int
+    limits: EngineLimits
+    cost: StepCost
+    make_scheduler: Callable[[], Scheduler]
+    make_eviction: Callable[[], Eviction]
+    kv_bytes_per_token: int
+    make_order: Callable[[], Order] | None = None
+    model: str = ""
+    ranks: int = 1
+    offload: OffloadLimits | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """A FIFO link: one transfer at a time."""
+
+    latency_ps: Picoseconds
+    bytes_per_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """A cluster and what decides in it.
+
+    Attributes:
+        kv_link: between prefill and decode pools; needed where a placement splits a request.
+        signal_age_ps: how often replicas report their load to the router; 0: it sees it live.
+    """
+
+    pools: tuple[PoolConfig, ...]
+    routing: Router
+    disaggregation: Disaggregation
+    kv_link: LinkConfig | None = None
+    signal_age_ps: Picoseconds = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """When a run takes no more work; what is under way is finished."""
+
+    requests: int | None = None
+    duration_ps: Picoseconds | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...policies.types import Picoseconds, ReplicaId
-from .clock import Clock
-from .server import Server
+
+if TYPE_CHECKING:
+    from .front import Served, Timed
 
 
 class Live:
@@ -14,7 +15,7 @@ class Live:
 
     age_ps = 0
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Served) -> None:
         self._server = server
         self.id = server.number
 
@@ -42,7 +43,7 @@ class Report(NamedTuple):
     running: int
     kv_used: float
     taken_ps: Picoseconds
-    clock: Clock
+    clock: Timed
 
     @property
     def age_ps(self) -> Picoseconds:

@@ -21,9 +21,9 @@ from infersim.policies.scheduling.vllm_v1 import VllmV1
 from infersim.policies.types import CachedBlock, ClusterView, Promise, Request
 from infersim.sim.cost.linear import LinearCost
 from infersim.sim.engine.cluster import Cluster
-from infersim.sim.engine.config import ClusterConfig, Progress, RunLimits
+from infersim.sim.engine.config import Progress
 from infersim.sim.engine.run import Outcome, simulate
-from infersim.sim.state.config import EngineLimits
+from infersim.sim.state.config import ClusterConfig, EngineLimits, RunLimits
 from infersim.sim.state.kv.blocks import BlockPool
 from infersim.sim.state.plan import StepPlan
 from infersim.sim.state.replica import Replica
@@ -265,8 +265,8 @@ class Thrashing(VllmV1):
 def odd(config: ClusterConfig, name: str) -> ClusterConfig:
     """The cluster with one pathological policy."""
     changes: dict[str, dict[str, Any]] = {
-        "newest first": {"order": NewestFirst()},
-        "order that moves": {"order": MostKnown()},
+        "newest first": {"make_order": NewestFirst},
+        "order that moves": {"make_order": MostKnown},
         "victim that moves": {"make_scheduler": lambda: VllmV1(victim=MostKnown())},
         "evict hottest": {"make_eviction": EvictHottest},
         "one at a time": {"make_scheduler": OneAtATime},
@@ -344,7 +344,7 @@ def test_kv_that_never_suffices_is_an_error(lab: Any) -> None:
 
 def test_a_transfer_that_never_comes_is_an_error(lab: Any, monkeypatch: Any) -> None:
     """Samples and reports alone do not keep a run alive."""
-    monkeypatch.setattr("infersim.sim.engine.split.Splitter._arrived", lambda self, seq: None)
+    monkeypatch.setattr("infersim.sim.state.split.Splitter._arrived", lambda self, seq: None)
     case = lab.Case(EngineLimits(50), [(0, lab.call(0, 20, 5))], decoders=1)
     case.signal_age_ps = 10**9
     with pytest.raises(NoProgressError, match="stands still with 1 requests unanswered"):

@@ -32,9 +32,8 @@ from infersim.policies.scheduling.sarathi import Sarathi
 from infersim.policies.scheduling.vllm_v1 import VllmV1
 from infersim.policies.types import PS_PER_S, Segment
 from infersim.sim.cost.linear import LinearCost
-from infersim.sim.engine.config import ClusterConfig
 from infersim.sim.engine.run import Outcome, simulate
-from infersim.sim.state.config import EngineLimits
+from infersim.sim.state.config import ClusterConfig, EngineLimits
 from infersim.sim.state.session import Call
 
 ONE_AT_A_TIME = EngineLimits(
@@ -68,7 +67,7 @@ def play(case: Any, order: Any, *, preemptive: bool = True, leap: bool = True) -
     pools = tuple(
         replace(
             pool,
-            order=knowing(order),
+            make_order=lambda: knowing(order),
             make_scheduler=Preemptive if preemptive else pool.make_scheduler,
         )
         for pool in config.pools

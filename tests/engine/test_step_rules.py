@@ -30,6 +30,9 @@ class Later:
     def __init__(self, *, knows: bool = True) -> None:
         self.knows = knows
 
+    def planning(self) -> None:
+        """Nothing to do."""
+
     def matched(self, seq: Sequence, local_tokens: int) -> Remote | None:
         return Remote(seq.prompt_tokens - local_tokens, True) if self.knows else None
 

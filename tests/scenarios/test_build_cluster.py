@@ -9,7 +9,7 @@ from infersim.policies.scheduling.vllm_v1 import VllmV1
 from infersim.scenarios import build, grid, load
 from infersim.scenarios.pools import UNLIMITED_BLOCKS, Pool
 from infersim.scenarios.schema.scenario import Scenario
-from infersim.sim.engine.config import ClusterConfig, LinkConfig
+from infersim.sim.state.config import ClusterConfig, LinkConfig
 
 HEAD = "name: s\nworkload: {kind: open-loop, requests: 3, arrivals: 1}\n"
 ONE = HEAD + "cluster: {gpu: h100-sxm, model: llama-3.1-8b}\n"
@@ -96,14 +96,15 @@ def test_engine_options_reach_limits_and_scheduler(tmp_path: Path) -> None:
 
 def test_priority_preempts_by_priority(tmp_path: Path) -> None:
     made = config(tmp_path, ONE, "policies.order=priority").pools[0]
-    assert made.order == Priority()
+    assert made.make_order is not None
+    assert made.make_order() == Priority()
     assert made.make_scheduler().victim == LowestPriority()
     chosen = config(tmp_path, ONE, "policies={order: priority, victim: last-admitted}").pools[0]
     assert chosen.make_scheduler().victim == LastAdmitted()
 
 
 def test_first_come_first_served_needs_no_order(tmp_path: Path) -> None:
-    assert config(tmp_path, ONE, "policies.order=fcfs").pools[0].order is None
+    assert config(tmp_path, ONE, "policies.order=fcfs").pools[0].make_order is None
 
 
 def test_a_scheduler_with_parameters(tmp_path: Path) -> None:

@@ -1,0 +1,266 @@
+"""Between clients and replicas, the same in every host: requests are placed, served, answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from ...policies.errors import InputError
+from ...policies.types import Picoseconds, ReplicaId, Request, Routable
+from .config import ClusterConfig, PoolConfig
+from .content import Chain, Chains
+from .journal import Journal, RequestRecord
+from .misses import MissExplainer
+from .plan import StepPlan
+from .records import GapHistogram
+from .replica import Replica
+from .reports import Live, Report
+from .sequence import Sequence
+from .session import Call, CallResult
+from .split import Carry, Splitter
+
+Answer: TypeAlias = Callable[[CallResult], Any]
+
+
+class Timed(Protocol):
+    """A host's clock."""
+
+    @property
+    def now_ps(self) -> Picoseconds:
+        """The time."""
+
+    @property
+    def due_ps(self) -> Picoseconds:
+        """When what happens now was to happen: a real clock is late."""
+
+
+class Served(Protocol):
+    """A replica in its host."""
+
+    number: ReplicaId
+    replica: Replica
+
+    def submit(self, seq: Sequence) -> None:
+        """A request arrives."""
+
+    def tell(self, message: Callable[[], None]) -> None:
+        """Do *message* to the replica at the next decision."""
+
+    def kv_now(self) -> tuple[int, int]:
+        """(blocks held, blocks idle but cached)."""
+
+    def catch_up(self) -> None:
+        """Let the replica's pool be as the step under way has it."""
+
+
+S = TypeVar("S", bound=Served)
+
+
+class Front(Generic[S]):
+    """Replicas behind a router.
+
+    Implements `policies.types.ClusterView` and `policies.disaggregation.base.Pools`: what routers
+    and placements see. A host subclasses it and calls `open` with its replicas.
+
+    Args:
+        carry: moves the KV of split requests.
+        on_answer: called when a request has ended, before its client hears of it.
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        clock: Timed,
+        journal: Journal,
+        chains: Chains,
+        carry: Carry,
+        on_answer: Callable[[], None],
+    ) -> None:
+        self.config, self.journal, self.chains = config, journal, chains
+        self._time, self._on_answer = clock, on_answer
+        self.gaps = GapHistogram()
+        self.servers: list[S] = []
+        self._splitter = Splitter(self.servers.__getitem__, lambda: clock.now_ps, carry)
+        self._pool_of: list[PoolConfig] = []
+        self.mixed: list[ReplicaId] = []
+        self.prefill: list[ReplicaId] = []
+        self.decode: list[ReplicaId] = []
+        self._answers: dict[int, Answer] = {}
+        self._candidates: Seq[ReplicaId] = ()
+        self._live: list[Routable] = []
+        self._reports: list[Routable] = []
+        self._chain: Chain | None = None
+
+    def join(self, pool: PoolConfig, servers: Seq[S]) -> None:
+        """The schedulers of one replica of *pool*, numbered in order."""
+        ids = {"both": self.mixed, "prefill": self.prefill, "decode": self.decode}[pool.role]
+        for server in servers:
+            ids.append(server.number)
+            self._pool_of.append(pool)
+            self.servers.append(server)
+            self._live.append(Live(server))
+
+    def open(self) -> None:
+        """All replicas have joined."""
+        self._explainer = MissExplainer([pool.limits.block_size for pool in self._pool_of])
+
+    # ---- a request's way ------------------------------------------------------------------------
+
+    def submit(self, call: Call, answer: Answer) -> None:
+        """A call reaches the router; *answer* is called when it has ended."""
+        request, chain = self._request(call)
+        self.journal.arrived += 1
+        self._chain = chain
+        if not any(
+            pool.model in ("", request.model) or not request.model for pool in self.config.pools
+        ):
+            self._refuse(request, f"no pool serves the model {request.model}", answer)
+            return
+        placement = self.config.disaggregation.place(request, self, self._route(request))
+        pool = self._pool_of[placement.prefill]
+        final = self._pool_of[placement.decode] if placement.decode is not None else pool
+        reason = _refusal(request, pool) or _refusal(request, final)
+        if reason:
+            self._refuse(request, reason, answer)
+            return
+        self._answers[request.id] = answer
+        record = RequestRecord(request.arrival_ps)
+        record.prefill_replica = placement.prefill
+        if placement.decode is None:
+            seq = Sequence(request, call.output_tokens, chain, pool.limits.max_model_len)
+        else:
+            if self.config.kv_link is None:
+                raise InputError("a split request needs a link for its KV", where="links.kv")
+            seq = self._splitter.split(
+                request, call.output_tokens, chain, placement, pool.limits, final.limits
+            )
+        seq.record = record
+        self.servers[placement.prefill].submit(seq)
+
+    def _refuse(self, request: Request, reason: str, answer: Answer) -> None:
+        self.journal.refused(request, self._time.now_ps, reason)
+        self._on_answer()
+        answer(CallResult(False, reason, 0))
+
+    def _request(self, call: Call) -> tuple[Request, Chain]:
+        prompt_tokens = sum(segment.tokens for segment in call.prompt)
+        if prompt_tokens < 1 or call.output_tokens < 1:
+            raise InputError(
+                f"a call needs at least one prompt token and one output token, "
+                f"found {prompt_tokens} and {call.output_tokens}"
+            )
+        request = Request(
+            id=self.journal.arrived,
+            arrival_ps=self._time.due_ps,
+            prompt=call.prompt,
+            prompt_tokens=prompt_tokens,
+            max_tokens=call.max_tokens if call.max_tokens is not None else 1 << 40,
+            output_content=call.output_content,
+            session=call.session,
+            turn=call.turn,
+            priority=call.priority,
+            tenant=call.tenant,
+            kind=call.kind,
+            model=call.model,
+            lora=call.lora,
+            salt=call.salt,
+            items=call.items,
+            tool_time_s=call.tool_time_s,
+        )
+        chain = self.chains.chain(
+            call.prompt, model=call.model, lora=call.lora, salt=call.salt, items=call.items
+        )
+        chain.append(call.output_content, 0, 0)
+        return request, chain
+
+    def admitted(self, number: ReplicaId, plan: StepPlan) -> None:
+        """Replica *number* has begun a step that admits requests, or starts to fetch their KV."""
+        for seq, _, local, remote, resumed in plan.admissions:
+            record = seq.record
+            if resumed:
+                continue
+            if number == record.prefill_replica:
+                record.hit_tokens, record.remote_tokens = local, remote.tokens
+                cost, found = self._pool_of[number].cost.prefill_ps, local + remote.tokens
+                record.misses = self._explainer.explain(number, seq, found, cost)
+            else:
+                record.remote_tokens = remote.tokens
+
+    def ended(self, number: ReplicaId, seq: Sequence) -> None:
+        """A request has ended on replica *number*: its prefill, or all of it."""
+        record = seq.record
+        if record.scheduled_ps < 0:
+            record.scheduled_ps = seq.scheduled_ps
+        record.preemptions += seq.preemptions
+        record.recomputed += seq.recomputed
+        self._explainer.computed(number, seq, seq.known - 1)
+        if self._splitter.prefilled(seq):
+            return
+        self.journal.ended(seq, record, number, self._time.now_ps)
+        self._on_answer()
+        answer = self._answers.pop(seq.id)
+        answer(CallResult(True, "", seq.known - seq.prompt_tokens))
+
+    @property
+    def open_requests(self) -> int:
+        """Requests taken and not answered yet."""
+        return len(self._answers)
+
+    # ---- what routers see -----------------------------------------------------------------------
+
+    def _route(self, request: Request) -> Callable[[Seq[ReplicaId]], ReplicaId]:
+        def route(candidates: Seq[ReplicaId]) -> ReplicaId:
+            model = request.model
+            self._candidates = [
+                i for i in candidates if not model or self._pool_of[i].model in ("", model)
+            ]
+            if not self._candidates:
+                raise InputError(
+                    f"the model {model} is served, but not by every kind of pool that a request "
+                    "needs",
+                    where="cluster.pools",
+                )
+            chosen = self.config.routing.route(request, self)
+            if chosen not in self._candidates:
+                raise InputError(
+                    f"the router chose replica {chosen}; it may choose {list(self._candidates)}"
+                )
+            return chosen
+
+        return route
+
+    @property
+    def now(self) -> Picoseconds:
+        """The time."""
+        return self._time.now_ps
+
+    @property
+    def replicas(self) -> list[Routable]:
+        """The candidates for the request being routed, as they last reported."""
+        seen = self._reports if self.config.signal_age_ps else self._live
+        return [seen[i] for i in self._candidates]
+
+    def keep_reports(self) -> None:
+        """Let the router see all replicas as they are now, until the next call."""
+        now = self._time.now_ps
+        self._reports = [
+            Report(live.id, live.waiting, live.running, live.kv_used, now, self._time)
+            for live in self._live
+        ]
+
+    def prefix_hit_tokens(self, replica: ReplicaId, request: Request) -> int:
+        """Tokens of the prompt that the replica's index holds (routers follow KV events)."""
+        assert self._chain is not None
+        server = self.servers[replica]
+        server.catch_up()
+        pool = server.replica.pool
+        probe = Sequence(request, 1, self._chain, request.prompt_tokens + 1)
+        return pool.match(probe, request.prompt_tokens - 1).blocks * pool.block_size
+
+
+def _refusal(request: Request, pool: PoolConfig) -> str:
+    limit = pool.limits.max_model_len
+    if request.prompt_tokens >= limit:
+        return f"prompt over the context limit of {limit} tokens"
+    return ""
