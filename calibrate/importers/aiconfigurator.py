@@ -1,10 +1,10 @@
 """A profile from the kernel tables of aiconfigurator (Apache-2.0): real GPUs, several engines.
 
 The tables hold matrix products, attention, experts and collectives over grids of shapes; a fit
-foretells the shapes of a model from their own rows and the nearest others. What they do not hold,
-element-wise work and sampling, is named as missing. Where a system has no table of an operation,
-that of another system in the same folder stands in, rescaled by the datasheets and graded
-transferred.
+foretells the shapes of a model from their own rows and the nearest others. They hold nothing
+element-wise: norms, rotary embedding and activation are a launch and their bytes, graded datasheet,
+and the sampler is named as missing. Where a system has no table of an operation, that of another
+system in the same folder stands in, rescaled by the datasheets and graded transferred.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ _SIGMAS = {
     "moe": 0.05,
     "all_reduce": 0.03,
 }
+_DATASHEET_SIGMA = 0.3
 _TRANSFER_SIGMA = 0.06  #: H100 products rescaled to an H200 are 4.1 % off in the median
 #: batch sizes that vLLM captures CUDA graphs of
 VLLM_GRAPHS = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
@@ -163,11 +164,30 @@ class _Import:
             found += self._experts()
         if self.tp > 1:
             found += self._all_reduce()
-        others = ["embedding", "norm", "final_norm", "rope", "sampler"]
-        others += ["qk_norm"] if self.model.qk_norm else []
-        others += ["act"] if self.model.ffn or self.model.shared_experts else []
-        self.missing += others
-        return found
+        self.missing.append("sampler")
+        return [*found, *self._elementwise()]
+
+    def _elementwise(self) -> list[Table]:
+        """What the tables lack: launches that read and write rows of half precision."""
+        m = self.model
+        rotated = (m.heads // self.tp + parameters.kv_heads_per_gpu(m, self.tp)) * m.head_dim
+        shared = m.shared_experts * m.moe_ffn * m.moe_layers
+        activated = (m.ffn * (m.layers - m.moe_layers) + shared) // (m.layers * self.tp)
+        wanted = [  # operation, numbers read and written for a token, launches
+            ("embedding", 2 * m.hidden, 1),
+            ("norm", 2 * m.hidden, 2 * m.layers),
+            ("final_norm", 2 * m.hidden, 1),
+            ("rope", 2 * rotated, m.layers),
+            ("qk_norm", 2 * rotated, m.layers if m.qk_norm else 0),
+            ("act", 3 * activated, m.layers),
+        ]
+        fit = fit_op("rows", {}, [], Device.of(self.gpu))
+        spans: dict[Axis, Span] = {"tokens": Span("rows", 1, _MOST_TOKENS)}
+        return [
+            self._table(fit, op, spans, {"row_bytes": float(numbers * HALF_BYTES)}, times)
+            for op, numbers, times in wanted
+            if numbers and times
+        ]
 
     def _products(self) -> list[Table]:
         """Matrix products of the layers, by tokens, and the LM head, by sequences."""
@@ -288,7 +308,7 @@ class _Import:
         fixed: dict[str, float],
         times: int,
     ) -> Table:
-        sigma = _SIGMAS[fit.kind.name]
+        sigma = _SIGMAS.get(fit.kind.name, _DATASHEET_SIGMA)
         if fit.is_carried_over:
             sigma = hypot(sigma, _TRANSFER_SIGMA)
         return densify(fit, op, spans, fixed, times=times, sigma=round(sigma, 4))

@@ -87,9 +87,10 @@ def test_a_profile_has_the_measured_points_in_seconds_and_names_what_is_missing(
     assert (qkv.times, profile.table("lm_head").times) == (28, 1)
     assert profile.table("lm_head").by == ("sequences",)
     assert (profile.attention, profile.dtype, profile.kv_dtype) == ("separate", "bf16", "bf16")
-    assert set(profile.missing) == {
-        "embedding", "norm", "final_norm", "rope", "sampler", "qk_norm", "act",
-    }  # fmt: skip
+    assert profile.missing == ("sampler",)
+    norm = profile.table("norm")
+    assert (norm.times, set(norm.grades), norm.sigma) == (56, {"datasheet"}, 0.3)
+    assert 2e-6 < dict(norm.points)[1] < 4e-6
     assert profile.stamp.device == BASE["device"]
     assert "gemm_perf" in profile.stamp.source
     assert profile.stamp.licence == "Apache-2.0"
