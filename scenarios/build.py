@@ -11,6 +11,7 @@ import numpy as np
 
 from ..policies.errors import InputError
 from ..policies.types import PS_PER_S, Promise
+from ..sim.cost.profile import PROFILE
 from ..sim.engine.config import Effort, Progress
 from ..sim.engine.run import simulate
 from ..sim.state.config import ClusterConfig, LinkConfig, RunLimits
@@ -72,6 +73,7 @@ class Assembly(NamedTuple):
         """The records of the cell, with its steps where they were logged."""
         scenario, found = self.cell.scenario, self.pools
         notes = [pool.capacity.note for pool in found if pool.capacity.note]
+        notes += [note for pool in found for note in pool.cost_notes]
         return CellRecords(
             name=self.cell.name,
             params=self.cell.params,
@@ -242,7 +244,7 @@ def _keys(path: tuple[str | int, ...]) -> Iterator[str | int]:
 
 
 def _files(data: Any) -> Iterator[str]:
-    """Texts in *data* that are names of files: of traces, policies and catalogue entries."""
+    """Texts in *data* that name files: of traces, policies, profiles and catalogue entries."""
     if isinstance(data, dict):
         for key, value in data.items():
             if isinstance(value, str):
@@ -250,6 +252,8 @@ def _files(data: Any) -> Iterator[str]:
                     yield value
                 elif ".py:" in value:
                     yield value.rpartition(":")[0]
+                elif key == "profile":
+                    yield f"{value}/{PROFILE}"
             else:
                 yield from _files(value)
     elif isinstance(data, list):

@@ -10,11 +10,12 @@ from typing import Any
 
 from ..policies.errors import InputError
 from ..sim.cost.memory import KvCapacity, kv_capacity
-from ..sim.cost.roofline import Roofline
 from ..sim.cost.specs import GpuSpec, ModelSpec, Parallelism
+from ..sim.cost.tables import TableCost
 from ..sim.state.config import EngineLimits, OffloadLimits, PoolConfig
 from .choice import Choice, takes
 from .explain import PartError
+from .profiles import cost_of, kv_blocks, profile_of
 from .schema.engine import SCHEDULER_FIELDS
 from .schema.named import catalogued
 from .schema.pool import PoolSpec
@@ -35,12 +36,14 @@ class Capacity:
         max_model_len: context limit in tokens, cut to what the KV holds.
         computed: where the memory goes; None where the scenario gives kv_blocks.
         note: what the reader must know; "" for nothing.
+        given: where the blocks come from if they are not computed.
     """
 
     blocks: int
     max_model_len: int
     computed: KvCapacity | None
     note: str
+    given: str = "given"
 
 
 class Pool:
@@ -56,13 +59,17 @@ class Pool:
         self.model: ModelSpec = catalogued("model", spec.model, folders)
         self.split = Parallelism(spec.tp, spec.pp, spec.dp, spec.expert_parallel)
         try:
-            self.cost = Roofline(
-                self.model, self.gpu, self.split, spec.dtype, spec.kv_dtype, spec.overheads
-            )
+            self.profile = profile_of(spec, folders)
+            self.cost = cost_of(spec, self.model, self.gpu, self.profile)
             self.capacity = self._capacity()
             self._offload()
         except InputError as error:
             raise PartError(error, error.where) from None
+
+    @property
+    def cost_notes(self) -> list[str]:
+        """What the reader must know about the step times."""
+        return self.cost.notes if isinstance(self.cost, TableCost) else []
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -142,7 +149,8 @@ class Pool:
             "kv_bytes_per_token": self.kv_bytes_per_token,
         }
         if capacity.computed is None:
-            return row | {"kv_blocks_from": "the scenario"}
+            given = "the scenario" if capacity.given == "given" else "the profile"
+            return row | {"kv_blocks_from": given}
         terms = {
             f"{name.lower().replace(' ', '_')}_bytes": value
             for name, value, _ in capacity.computed.terms()
@@ -162,7 +170,7 @@ class Pool:
         else:
             found = f"{capacity.blocks:,} KV blocks of {spec.block_size} = {tokens:,} tokens each"
         if capacity.computed is None:
-            return f"{spec.name}: {what}: {found} (given)"
+            return f"{spec.name}: {what}: {found} ({capacity.given})"
         budget, *rest = capacity.computed.terms()[1:-2]
         minus = "".join(f" − {name} {v / GB:.2f}" for name, v, _ in rest if v)
         share = f"{spec.memory_fraction:g} × {capacity.computed.gpu_memory_bytes / GB:.2f}"
@@ -175,6 +183,9 @@ class Pool:
             return self._limited(UNLIMITED_BLOCKS, None)
         if spec.kv_blocks is not None:
             return self._limited(spec.kv_blocks - 1, None)
+        measured, remark = kv_blocks(spec, self.profile)
+        if measured is not None:
+            return self._limited(measured - 1, None, "as the engine printed")
         computed = kv_capacity(
             self.model,
             self.gpu,
@@ -187,9 +198,16 @@ class Pool:
             block_size=spec.block_size,
             overheads=spec.memory_overheads,
         )
-        return self._limited(computed.kv_blocks - 1, computed)
+        return self._limited(computed.kv_blocks - 1, computed, remark=remark)
 
-    def _limited(self, blocks: int, computed: KvCapacity | None) -> Capacity:
+    def _limited(
+        self,
+        blocks: int,
+        computed: KvCapacity | None,
+        given: str = "given",
+        *,
+        remark: str = "",
+    ) -> Capacity:
         """Cut the context limit to what fits, as vLLM does where it is not given."""
         wanted, fits = self.spec.engine.max_model_len, blocks * self.spec.block_size
         if fits < 2:
@@ -201,13 +219,14 @@ class Pool:
                 help="a smaller max_model_len, or more memory for KV",
             )
         limit = wanted or self.model.max_pos
-        note = ""
+        note = remark
         if limit > fits:
-            note = (
+            note = f"{remark}; " if remark else ""
+            note += (
                 f"pool {self.spec.name}: the context limit is {fits:,} tokens, all that its KV "
                 f"holds; the model allows {limit:,}"
             )
-        return Capacity(blocks, min(limit, fits), computed, note)
+        return Capacity(blocks, min(limit, fits), computed, note, given)
 
     def _scheduler(self, policies: PoliciesSpec) -> Any:
         engine = self.spec.engine

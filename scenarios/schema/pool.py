@@ -90,6 +90,13 @@ class PoolSpec(Spec):
     memory_overheads: MemoryOverheads = Field(
         default=MemoryOverheads(), description="what takes memory beside weights and KV"
     )
+    profile: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="directory of measured step times, see `infersim calibrate`; the datasheet "
+        "roofline when left out",
+    )
     overheads: Overheads = Field(
         default=Overheads(), description="efficiencies and fixed times of the roofline"
     )

@@ -9,7 +9,7 @@ outside at least extrapolated.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
@@ -182,11 +182,9 @@ class Mixed:
                 raise InputError(f"a mixed attention table needs points of pure {name}")
         self.decode, self.prefill = decode_slices(decode), prefill_slices(prefill)
         self._limits = limits
-        self._chunks = sorted(tree)
-        self._prefixes = [sorted(tree[chunk]) for chunk in self._chunks]
-        self._slices = [
-            [_Held(tree[chunk][prefix]) for prefix in sorted(tree[chunk])] for chunk in self._chunks
-        ]
+        held = {c: {p: _Held(rows) for p, rows in found.items()} for c, found in tree.items()}
+        self._leasts = sorted({s.least for found in held.values() for s in found.values()})
+        self._trees = [_Tree(held, least) for least in self._leasts]
 
     def at(self, chunk: float, prefix: float, decodes: float, context: float) -> Value:
         """The value of a step with one chunk (or none) and *decodes* sequences (or none)."""
@@ -204,21 +202,46 @@ class Mixed:
         return value, code
 
     def _inside(self, chunk: float, prefix: float, decodes: float, context: float) -> Value:
-        chunks = self._chunks
+        tree = self._trees[max(0, bisect_right(self._leasts, context) - 1)]
+        chunks = tree.chunks
         i = bisect_left(chunks, chunk)
+        if i == len(chunks):
+            value, code = tree.at(i - 1, prefix, decodes, context)
+            return value, max(code, EXTRAPOLATED)
+        value, code = tree.at(i, prefix, decodes, context)
         if chunks[i] == chunk:
-            return self._prefixed(i, prefix, decodes, context)
-        value, code = self._prefixed(i, prefix, decodes, context)
-        low, lower = (
-            self._prefixed(i - 1, prefix, decodes, context)
-            if i
-            else self.decode.at(decodes, context)
-        )
-        before = chunks[i - 1] if i else 0.0
+            return value, code
+        if i:
+            before = chunks[i - 1]
+            low, lower = tree.at(i - 1, prefix, decodes, context)
+        else:
+            before = 0.0
+            low, lower = self.decode.at(decodes, context)
         share = (chunk - before) / (chunks[i] - before)
         return low + share * (value - low), max(code, lower, INTERPOLATED)
 
-    def _prefixed(self, i: int, prefix: float, decodes: float, context: float) -> Value:
+
+class _Tree:
+    """Chunk -> prefix -> sequences and context, of the slices that reach down to a context.
+
+    Grids that were merged begin at different contexts: below where one begins, only the others
+    say anything.
+    """
+
+    __slots__ = ("_prefixes", "_slices", "chunks")
+
+    def __init__(self, held: dict[float, dict[float, _Held]], least: float) -> None:
+        found = {
+            chunk: [(p, s) for p, s in sorted(slices.items()) if s.least <= least]
+            for chunk, slices in sorted(held.items())
+        }
+        found = {chunk: slices for chunk, slices in found.items() if slices}
+        self.chunks = list(found)
+        self._prefixes = [[prefix for prefix, _ in slices] for slices in found.values()]
+        self._slices = [[one for _, one in slices] for slices in found.values()]
+
+    def at(self, i: int, prefix: float, decodes: float, context: float) -> Value:
+        """At the chunk of index *i*."""
         prefixes, slices = self._prefixes[i], self._slices[i]
         j = bisect_left(prefixes, prefix)
         if j == len(prefixes):
@@ -235,7 +258,7 @@ class Mixed:
 class _Held:
     """Sequences and context at one chunk and prefix; held at the edges."""
 
-    __slots__ = ("_lines", "_xs")
+    __slots__ = ("_lines", "_xs", "least")
 
     def __init__(self, rows: Sequence[tuple[tuple[float, float], float, int]]) -> None:
         groups: dict[float, list[tuple[float, float, int]]] = {}
@@ -243,8 +266,10 @@ class _Held:
             groups.setdefault(decodes, []).append((context, value, code))
         self._xs = sorted(groups)
         self._lines = [Line(groups[x]) for x in self._xs]
+        self.least = max(line.xs[0] for line in self._lines)
 
     def at(self, decodes: float, context: float) -> Value:
+        """With *decodes* sequences of *context* tokens."""
         xs, lines = self._xs, self._lines
         i = bisect_left(xs, decodes)
         if i == len(xs):

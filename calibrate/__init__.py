@@ -1,0 +1,1 @@
+"""Where step times come from: measured here, imported, fitted, and compared with real runs."""

@@ -1,0 +1,1 @@
+"""Profiles from the kernel tables of others."""

@@ -1,0 +1,228 @@
+"""A profile from a bundle of LLMServingSim 2 (MIT): tables measured inside of vLLM, layer by layer.
+
+A bundle is a folder with ``meta.yaml`` and ``tpN/*.csv.gz``: operations by tokens (dense), the LM
+head and the sampler by sequences, attention by (chunk, prefix, decodes, their mean KV), experts by
+tokens and distinct experts. Times are microseconds of one launch on one GPU of the TP group.
+
+Its attention is *one* kernel for prefill and decode: the profile is "mixed", and is interpolated
+linearly (in log space it is 2 % worse). What it does not hold comes from the roofline: collectives,
+pipeline hops, images, and the host's work. Its experts are a block with the router, for the distinct
+experts that uniform routing would hit. Batches of uneven context lengths were measured too
+(``skew.csv.gz``); where meta.yaml enables that correction, mixed steps have it (`Skew`).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...policies.errors import InputError, UnknownNameError
+from ...scenarios.catalog.load import gpu as gpu_named
+from ...scenarios.catalog.load import model as model_named
+from ...sim.cost.ops import OPS, Axis
+from ...sim.cost.profile import Profile, Stamp, Table
+from ...sim.cost.specs import ModelSpec, Parallelism
+
+SOURCE = "github:casys-kaist/LLMServingSim profiler/perf"
+LICENCE = "MIT"
+DECIMALS = 12  #: of seconds; the tables have nanoseconds
+
+#: name in the bundle -> operation, launches a layer (0: once a step)
+_LAYERS = {
+    "embedding": ("embedding", 0),
+    "layernorm": ("norm", 2),
+    "qkv_proj": ("qkv", 1),
+    "qk_norm": ("qk_norm", 1),
+    "rotary_emb": ("rope", 1),
+    "o_proj": ("o", 1),
+    "gate_up_proj": ("gate_up", 1),
+    "act_fn": ("act", 1),
+    "down_proj": ("down", 1),
+    "final_layernorm": ("final_norm", 0),
+    "lm_head": ("lm_head", 0),
+    "sampler": ("sampler", 0),
+}
+_ATTENTION = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
+
+
+def read(
+    bundle: Path | str, *, model: str | None = None, gpu: str | None = None, tp: int = 1
+) -> Profile:
+    """The profile that *bundle* holds for *tp* GPUs.
+
+    Args:
+        bundle: the folder with meta.yaml.
+        model, gpu: names of the catalogue, or files; those of meta.yaml when left out.
+
+    Raises:
+        InputError: no such bundle or TP degree, or tables that cannot be read.
+        UnknownNameError: the catalogue has no such model or GPU.
+    """
+    folder = Path(bundle)
+    meta = _meta(folder)
+    spec: ModelSpec = model_named(model or _text(meta, "model", folder))
+    card = gpu_named(gpu or _text(meta, "hardware", folder).lower())
+    spec.check(Parallelism(tp))
+    tables = folder / f"tp{tp}"
+    if not tables.is_dir():
+        there = sorted(path.name[2:] for path in folder.glob("tp[0-9]*"))
+        raise InputError(
+            f"the bundle has no tables for tp {tp}",
+            where=str(folder),
+            help=f"it has tp {', '.join(there)}",
+        )
+    found = [*_dense(tables, spec), *_attention(tables, spec), *_experts(tables, spec)]
+    return Profile(
+        name=f"{spec.name} on {card.name}, tp {tp}, by LLMServingSim",
+        stamp=Stamp(
+            origin="imported",
+            gpu=card.name,
+            device=str(meta.get("gpu", "")),
+            cuda=str(meta.get("cuda_version", "")),
+            engine=f"vllm {meta.get('vllm_version', '')}".strip(),
+            created=str(meta.get("profiled_at", ""))[:10],
+            source=f"{SOURCE}/{folder.name}",
+            licence=LICENCE,
+        ),
+        model=spec.name,
+        dtype=_dtype(meta, folder),
+        kv_dtype="bf16",
+        tp=tp,
+        attention="mixed",
+        tables=tuple(found),
+        notes=_notes(meta, tp),
+        missing=_missing(spec, {table.op for table in found}, tp),
+    )
+
+
+def _notes(meta: dict[str, Any], tp: int) -> tuple[str, ...]:
+    iterations = meta.get("measurement_iterations", "few")
+    found = [
+        f"imported: {iterations} eager iterations a point in vLLM {meta.get('vllm_version', '')}, "
+        "one layer with dummy weights; linear interpolation; one attention kernel for prefill and "
+        "decode"
+    ]
+    if tp > 1:
+        found.append("imported: the bundle has no collectives; α–β from the datasheet's link")
+    return tuple(found)
+
+
+def _missing(model: ModelSpec, held: set[str], tp: int) -> tuple[str, ...]:
+    wanted = ["moe"] if model.experts else []
+    wanted += ["all_reduce"] if tp > 1 else []
+    wanted += ["image"] if model.vision is not None else []
+    return tuple(op for op in wanted if op not in held)
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+def _dense(folder: Path, model: ModelSpec) -> Iterator[Table]:
+    for file, axis in (("dense", "tokens"), ("per_sequence", "sequences")):
+        rows: dict[str, list[tuple[float, ...]]] = {}
+        path = folder / f"{file}.csv.gz"
+        for layer, at, time in _rows(path, ("layer", axis, "time_us")):
+            rows.setdefault(layer, []).append((_number(at, path), _seconds(time, path)))
+        for layer, points in rows.items():
+            if layer not in _LAYERS:
+                raise UnknownNameError("layer", layer, _LAYERS, where=str(path))
+            op, launches = _LAYERS[layer]
+            yield _table(op, max(1, launches * model.layers), OPS[op].axes[0], points)
+
+
+def _attention(folder: Path, model: ModelSpec) -> Iterator[Table]:
+    path = folder / "attention.csv.gz"
+    points = [
+        (*(_number(value, path) for value in at), _seconds(time, path))
+        for *at, time in _rows(path, (*_ATTENTION, "time_us"))
+    ]
+    yield _table("attention", model.layers, OPS["attention"].axes[0], points)
+
+
+def _experts(folder: Path, model: ModelSpec) -> Iterator[Table]:
+    path = folder / "moe.csv.gz"
+    if not path.exists():
+        return
+    points = [
+        (_number(tokens, path), _number(experts, path), _seconds(time, path))
+        for tokens, experts, time in _rows(path, ("tokens", "activated_experts", "time_us"))
+    ]
+    yield _table("moe", model.moe_layers, ("tokens", "experts"), points)
+
+
+def _table(op: str, times: int, by: tuple[Axis, ...], points: Sequence[tuple[float, ...]]) -> Table:
+    return Table(op=op, times=times, by=by, points=tuple(sorted(points)))
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    path = folder / "meta.yaml"
+    if not path.is_file():
+        raise InputError(
+            f"no bundle of LLMServingSim in {folder}: it has no meta.yaml",
+            help="name the folder that holds meta.yaml and tp1, tp2, …",
+        )
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"it cannot be read: {error}", where=str(path)) from None
+    if not isinstance(data, dict):
+        raise InputError("it must be a mapping of keys", where=str(path))
+    return data
+
+
+def _text(meta: dict[str, Any], key: str, folder: Path) -> str:
+    if not isinstance(meta.get(key), str):
+        raise InputError(
+            f"meta.yaml does not say its {key}", where=str(folder), help="name it: --model, --gpu"
+        )
+    return str(meta[key])
+
+
+def _dtype(meta: dict[str, Any], folder: Path) -> str:
+    variant = str(meta.get("variant", "bf16"))
+    if variant not in ("bf16", "fp8"):
+        raise InputError(
+            f'the variant "{variant}" is not known', where=str(folder), help="known: bf16, fp8"
+        )
+    return variant
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[list[str]]:
+    """The rows of a gzipped CSV file with exactly *columns*."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            reader = csv.reader(file)
+            head = next(reader, [])
+            if head != list(columns):
+                raise InputError(
+                    f"found the columns {', '.join(head)}, expected {', '.join(columns)}",
+                    where=str(path),
+                )
+            for row in reader:
+                if len(row) != len(columns):
+                    where = f"{path}:{reader.line_num}"
+                    raise InputError(f"{len(columns)} values expected, found {row}", where=where)
+                yield row
+    except FileNotFoundError:
+        raise InputError("the bundle lacks the file", where=str(path)) from None
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"it cannot be read: {error}", where=str(path)) from None
+
+
+def _number(text: str, path: Path) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f'found "{text}", a number is expected', where=str(path)) from None
+
+
+def _seconds(text: str, path: Path) -> float:
+    return round(_number(text, path) * 1e-6, DECIMALS)
