@@ -143,6 +143,11 @@ def takes(policy: type[Any], name: str) -> bool:
     return any(f.name == name and f.metadata.get("host") for f in fields(policy))
 
 
+def brings(policy: type[Any], name: str) -> bool:
+    """Whether *policy* makes a policy called *name* of its own."""
+    return any(f.name == name and not f.init for f in fields(policy))
+
+
 def defaults(policy: type[Any]) -> dict[str, Any]:
     """What the parameters of a policy are where a scenario says nothing; None: it must say."""
     return {

@@ -82,11 +82,12 @@ class Cluster(Front[Server]):
                 kv, pool.offload.blocks, block_bytes, fetcher.keep, fetcher.fetch
             )
             self.offloads.append(connector)
-        order = pool.make_order() if pool.make_order is not None else None
+        scheduler = pool.make_scheduler()
+        order = pool.order_for(scheduler)
         replica = Replica(
             limits,
             kv,
-            pool.make_scheduler(),
+            scheduler,
             lambda: waiting_line(order, lambda: self.clock.now_ps),
             connector=connector,
             gaps=self.gaps,

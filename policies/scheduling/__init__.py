@@ -6,3 +6,4 @@ from . import orders as orders
 from . import preemptive as preemptive
 from . import sarathi as sarathi
 from . import vllm_v1 as vllm_v1
+from . import vtc as vtc

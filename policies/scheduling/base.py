@@ -121,6 +121,9 @@ class Step(Protocol):
     def padding(self, left: int, computed: int) -> int:
         """Rows that speculation adds to a request admitted with one token left; else 0."""
 
+    def reorder(self) -> None:
+        """The order of the line has changed since it was last looked at: rank it again."""
+
     def put_aside(self, seq: Handle) -> None:
         """Pass over a waiting request in this step; it keeps its place in the line."""
 

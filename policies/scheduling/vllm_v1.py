@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ..registry import scheduling
 from ..types import Promise
-from .base import Prefix, ReplicaView, Step, Victim, choose_victim
+from .base import Handle, Prefix, ReplicaView, Step, Victim, choose_victim
 from .order import LastAdmitted
 
 
@@ -177,7 +177,11 @@ class VllmV1:
                 self._stable &= not prefix.may_grow
                 break
             admitted_prefill |= left > 1
+            self._admitted(step, seq)
         return admitted_prefill
+
+    def _admitted(self, step: Step, seq: Handle) -> None:
+        """For schedulers that count: *seq* has just joined the batch."""
 
     def _first_chunk(
         self,

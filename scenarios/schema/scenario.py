@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from ...policies.errors import InputError
-from ..choice import Choice, Family, takes
+from ..choice import Choice, Family, brings, takes
 from ..explain import PartError
 from ..workload.spec import WorkloadSpec
 from .base import Short, Spec
@@ -149,6 +149,9 @@ class Scenario(Spec):
                     help = f"policies.scheduling: {{name: …, {name}: …}}, if it has that parameter"
                     error = InputError(message, help=help)
                     raise PartError(error, "cluster", *place, "engine", key)
+        if self.policies.order is not None and brings(scheduling.policy, "order"):
+            message = f"{scheduling.name} brings its own order"
+            raise PartError(InputError(message, help="leave order out"), "policies", "order")
         if victim is not None and not takes(scheduling.policy, "victim"):
             message = f"{scheduling.name} asks no victim policy"
             raise PartError(InputError(message), "policies", "victim")

@@ -78,11 +78,12 @@ class Cluster(Front[Server]):
             )
         elif pool.offload is not None:
             connector = self._offload(pool, pool.offload, number, kv)
-        order = pool.make_order() if pool.make_order is not None else None
+        scheduler = pool.make_scheduler()
+        order = pool.order_for(scheduler)
         replica = Replica(
             pool.limits,
             kv,
-            pool.make_scheduler(),
+            scheduler,
             lambda: waiting_line(order, lambda: self.clock.now_ps),
             connector=connector,
             gaps=self.gaps,

@@ -116,6 +116,13 @@ class PoolConfig:
     ranks: int = 1
     offload: OffloadLimits | None = None
 
+    def order_for(self, scheduler: Scheduler) -> Order | None:
+        """The order of the line that *scheduler* fills steps from: its own, if it brings one."""
+        own: Order | None = getattr(scheduler, "order", None)
+        if own is not None or self.make_order is None:
+            return own
+        return self.make_order()
+
 
 @dataclass(frozen=True, slots=True)
 class LinkConfig:

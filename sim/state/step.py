@@ -200,6 +200,10 @@ class StepBuilder:
         active = {other.request.lora for other in self.replica.running if other.request.lora}
         return len(active) >= most and lora not in active
 
+    def reorder(self) -> None:
+        """The order of the line has changed since it was last looked at: rank it again."""
+        self.replica.waiting.refresh(self.replica.now)
+
     def put_aside(self, seq: Sequence) -> None:
         """Pass over a waiting request in this step; it keeps its place in the line."""
         self._check_waiting(seq, "put aside")
