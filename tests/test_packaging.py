@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "policies": (),
     "kernels": (),
     "sim": ("policies",),
-    "sim.state": ("policies",),
+    "sim.state": ("policies", "sim.cost.base"),  # the contract of step costs, not their models
     "sim.cost": ("policies", "sim.state"),
     "scenarios": ("policies", "sim"),
     "reports": ("policies.errors", "sim.state.records"),
