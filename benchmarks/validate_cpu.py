@@ -98,8 +98,8 @@ def decisions(folder: Path, name: str, profile: Path) -> tuple[int, int, dict[st
         pd.read_parquet(folder / f"{name} {host}" / "steps.parquet").set_index(["replica", "step"])
         for host in ("executed", "simulated")
     )
-    both = executed.join(simulated, lsuffix="_a", rsuffix="_b", how="inner")
-    same = (both["digest_a"] == both["digest_b"]).sum()
+    both = executed[["digest"]].join(simulated["digest"].rename("theirs"), how="inner")
+    same = (both["digest"] == both["theirs"]).sum()
     summary = json.loads((folder / f"{name} simulated" / "summary.json").read_text())
     unanswered = summary["cells"][0]["metrics"]["requests"]["failed"]
     if unanswered:

@@ -76,7 +76,7 @@ class TorchMeter:
         """Builds the inputs, warms up, times."""
         import torch
 
-        with torch.inference_mode():
+        with torch.no_grad():  # as the executor runs
             return self._time(self._ops[point.op].build(point, self.bench))
 
     def anchor(self) -> Anchor:
