@@ -52,11 +52,12 @@ def attention_work(
     return Work(flops=4 * pairs * heads * head_dim, bytes=moved)
 
 
-def check_heads(q: torch.Tensor, k_cache: torch.Tensor) -> None:
-    """Refuse shapes that the attention kernels cannot group.
+def check_heads(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor) -> None:
+    """Refuse shapes that the attention kernels cannot take.
 
     Raises:
-        ValueError: heads are no multiple of kv heads, or head dimensions differ.
+        ValueError: heads are no multiple of kv heads, or head dimensions or the caches' strides
+            differ.
     """
     heads, head_dim = q.shape[-2:]
     kv_heads = k_cache.shape[2]
@@ -64,3 +65,8 @@ def check_heads(q: torch.Tensor, k_cache: torch.Tensor) -> None:
         raise ValueError(f"{heads} heads are no multiple of the cache's {kv_heads} kv heads")
     if head_dim != k_cache.shape[3]:
         raise ValueError(f"q has head dimension {head_dim}, the cache {k_cache.shape[3]}")
+    if k_cache.stride() != v_cache.stride():
+        raise ValueError(
+            f"caches of keys and values differ in strides: {k_cache.stride()} and "
+            f"{v_cache.stride()}"
+        )
