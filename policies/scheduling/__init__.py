@@ -5,5 +5,6 @@ from . import order as order
 from . import orders as orders
 from . import preemptive as preemptive
 from . import sarathi as sarathi
+from . import sglang as sglang
 from . import vllm_v1 as vllm_v1
 from . import vtc as vtc

@@ -25,6 +25,18 @@ class Prefix(NamedTuple):
     may_grow: bool
 
 
+class Found(NamedTuple):
+    """A `Prefix` that is about to be held.
+
+    Attributes:
+        idle: tokens of it that are in the replica's own cache and held by no request.
+    """
+
+    tokens: int
+    asynchronous: bool
+    idle: int
+
+
 class ReplicaView(Protocol):
     """One replica at a step boundary, read-only."""
 
@@ -63,6 +75,18 @@ class ReplicaView(Protocol):
     def max_num_seqs(self) -> int: ...
     @property
     def max_num_batched_tokens(self) -> int: ...
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus answer."""
+
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks that no request holds, cached ones included."""
+
+    @property
+    def prefix_caching(self) -> bool: ...
 
 
 class Step(Protocol):
@@ -105,8 +129,11 @@ class Step(Protocol):
     def take(self, seq: Handle, tokens: int) -> bool:
         """Compute *tokens* of a running request; False when KV cannot hold them."""
 
-    def preempt(self, seq: Handle) -> bool:
+    def preempt(self, seq: Handle, *, to_back: bool = False) -> bool:
         """Free a running request's KV and send it back to wait (recompute).
+
+        Args:
+            to_back: it goes to the end of the line instead of its front.
 
         Returns:
             False when its KV cannot be freed yet, as a step in flight uses it; nothing changed.
@@ -114,6 +141,9 @@ class Step(Protocol):
 
     def next_waiting(self) -> Handle | None:
         """The next request that may be admitted; those that may not yet are put aside."""
+
+    def ready(self, seq: Handle) -> bool:
+        """Whether a request of the line may be admitted; one that may not yet is put aside."""
 
     def prefix(self, seq: Handle) -> Prefix | None:
         """What of its prompt is there already; None: not known yet (put aside)."""
@@ -143,6 +173,45 @@ class Step(Protocol):
 
     def load(self, seq: Handle, *, whole: bool, watermark: float) -> bool:
         """Start fetching its remote KV; it waits outside the batch. False: KV cannot hold it."""
+
+    # ---- prefills that are planned together before any of them takes KV --------------------------
+
+    def lookup(self, seq: Handle) -> int:
+        """Tokens of a waiting request, all known ones counted, that are cached: used just now."""
+
+    def visit(self, seq: Handle) -> Found | None:
+        """As `prefix`; what is found was used just now."""
+
+    def touch(self, seq: Handle) -> None:
+        """A request in line keeps its prefix young, where the index knows ages."""
+
+    def scratch(self) -> Any:
+        """An empty set of prompts (`sglang.order.Scratch`)."""
+
+    def by_weight(self, seqs: Sequence[Handle]) -> list[int]:
+        """Indices of waiting requests in dfs-weight order of the radix tree."""
+
+    def index(self, seq: Handle) -> None:
+        """Put what a running request has computed by now in a radix tree."""
+
+    def owns(self, seq: Handle) -> bool:
+        """Whether a waiting request has KV of its own, which came from elsewhere."""
+
+    def hold(self, seq: Handle) -> None:
+        """Hold the prefix that `visit` found; the request is admitted by `start` in this step."""
+
+    def start(self, seq: Handle, tokens: int) -> None:
+        """Admit a held request and compute *tokens* of it; free KV must hold them."""
+
+    def make_room(self, blocks: int, *, each_decode: bool = False) -> None:
+        """Let cached KV go until *blocks* blocks hold none, or no more of it may go.
+
+        Args:
+            each_decode: the same before every repetition of this step.
+        """
+
+    def decodes(self) -> tuple[int, int]:
+        """(running requests that decode now, KV blocks that their next tokens take)."""
 
 
 class Scheduler(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -97,6 +98,11 @@ class _Pass:
         one = self._op["waiting"][handle]
         return self._prompts.chain(one["key"], one["len"])
 
+    def text(self, handle: int) -> _Text:
+        """A waiting request as the scratch tree sees it."""
+        chain = self._chain(handle)
+        return _Text(chain, chain.tokens)
+
     def scratch(self) -> _Scratch:
         """An empty set of prompts."""
         return _Scratch(self)
@@ -183,6 +189,12 @@ class _Pass:
         return decisions
 
 
+@dataclass
+class _Text:
+    chain: Chain
+    known: int
+
+
 class _Scratch:
     """Prompts of the pass by their place in the line."""
 
@@ -191,13 +203,11 @@ class _Scratch:
 
     def agree(self, handle: int) -> int:
         """Tokens that a prompt shares with one that was added."""
-        chain = self._owner._chain(handle)
-        return self._tree.agree(chain, chain.tokens)
+        return self._tree.agree(self._owner.text(handle))
 
     def add(self, handle: int) -> None:
         """Remember a prompt."""
-        chain = self._owner._chain(handle)
-        self._tree.add(chain, chain.tokens)
+        self._tree.add(self._owner.text(handle))
 
 
 def _idle(node: Node) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...policies.scheduling.base import Scheduler
 from ...policies.types import Picoseconds
+from .batch_step import BatchStep
 from .config import EngineLimits
 from .connector import Connector
 from .encoder import EncoderCache
@@ -20,7 +21,7 @@ from .plan import Chunk, StepPlan
 from .queue import WaitingQueue
 from .records import GapHistogram
 from .sequence import Sequence, Status
-from .step import UNLIMITED, StepBuilder
+from .step import UNLIMITED
 from .steps import ReplicaSteps
 
 _run_number = attrgetter("run_number")
@@ -83,6 +84,7 @@ class Replica:
         self._fenced: deque[tuple[int, Sequence]] = deque()
         self._admitted = 0
         self._settled = 0  # step index up to which the pool knows the group's growth
+        self.decode_room = 0  #: blank blocks that each step of the group makes sure of first
         self.gaps = gaps if gaps is not None else GapHistogram()
         #: what chunks answered in the last finish: sequence, tokens, blocks it has in the index
         self.emitted: list[tuple[Sequence, int, int]] = []
@@ -134,6 +136,26 @@ class Replica:
         """Token budget of a step."""
         return self.limits.max_num_batched_tokens
 
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus answer."""
+        return self.limits.max_model_len
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a KV block."""
+        return self.limits.block_size
+
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks that no request holds, cached ones included."""
+        return self.pool.free
+
+    @property
+    def prefix_caching(self) -> bool:
+        """Whether prompts share KV."""
+        return self.limits.prefix_caching
+
     # ---- what the host calls --------------------------------------------------------------------
 
     @property
@@ -171,7 +193,7 @@ class Replica:
             self.spread_group()
         self.unsettled = False
         self.waiting.refresh(now)
-        step = StepBuilder(self)
+        step = BatchStep(self)
         self.scheduler.schedule(self, step)
         plan = step.close()
         if self.log is not None:
@@ -235,7 +257,7 @@ class Replica:
         while self._fenced and self._fenced[0][0] <= last:
             self.pool.release(self._fenced.popleft()[1])
         self.emitted = []
-        ended = [chunk.seq for chunk in plan.chunks if self._account(chunk, now)]
+        ended = [chunk.seq for chunk in plan.chunks if self._conclude(chunk, now)]
         self.last_finish_ps = now
         for seq in self._ends.pop(last, ()):
             self.leave_group(seq)
@@ -301,8 +323,12 @@ class Replica:
         self.deferred.pop(seq, None)
         self.running[seq] = self.explicit[seq] = None
 
-    def preempt(self, seq: Sequence) -> None:
-        """Free what *seq* holds and send it to the front of the line, to be computed again."""
+    def preempt(self, seq: Sequence, *, to_back: bool = False) -> None:
+        """Free what *seq* holds and send it to the front of the line, to be computed again.
+
+        Args:
+            to_back: it queues up anew instead (SGLang).
+        """
         self.pool.release(seq)
         self.encoder.release(seq)
         self.inflight_prefills.pop(seq, None)
@@ -314,7 +340,10 @@ class Replica:
         seq.stale = seq.in_flight
         seq.preemptions += 1
         seq.preempted_ps = self.now
-        self.waiting.put_back(seq)
+        if to_back:
+            self.waiting.add(seq)
+        else:
+            self.waiting.put_back(seq)
 
     def loaded(self, seq: Sequence) -> bool:
         """Whether the KV that *seq* waits for has come; if so it may be admitted."""
@@ -359,6 +388,15 @@ class Replica:
         return max(-(-tokens // limits.block_size) - seq.blocks, 0)
 
     # ---- accounting -----------------------------------------------------------------------------
+
+    def _conclude(self, chunk: Chunk, now: Picoseconds) -> bool:
+        """As `_account`; a prompt that is computed now goes into a radix tree."""
+        seq, stale = chunk.seq, chunk.seq.stale
+        ended = self._account(chunk, now)
+        prefill = chunk.admitted is not None or chunk.start < seq.prompt_tokens
+        if prefill and chunk.samples and not (ended or stale) and seq.status is Status.RUNNING:
+            self.pool.checkpoint(seq, chunk.start + chunk.tokens)
+        return ended
 
     def _account(self, chunk: Chunk, now: Picoseconds) -> bool:
         """Book one chunk's outcome (vLLM `update_from_output`); True when its request ended."""
@@ -423,6 +461,8 @@ class Replica:
         self._close(seq, keep_blocks=False)
 
     def _close(self, seq: Sequence, *, keep_blocks: bool) -> None:
+        if seq.status is Status.RUNNING:
+            self.pool.checkpoint(seq, min(seq.computed, seq.known - 1))
         seq.status = Status.FINISHED
         self.inflight_prefills.pop(seq, None)
         self.deferred.pop(seq, None)
@@ -448,11 +488,16 @@ class Replica:
         if self._settled != self.step_index:
             self._settled = self.step_index
             if self.pool.lazy:
+                if self.decode_room:
+                    self.pool.reserve(self.group.taken(self.step_index - 1))
+                    self.pool.make_room(self.decode_room)
                 self.pool.reserve(self.group.taken(self.step_index))
 
     def kv_at(self, step: int) -> tuple[int, int]:
         """(blocks held, blocks idle but cached) when the steps before *step* are scheduled."""
         pool = self.pool
+        if pool.uneven:
+            self.catch_up(step)
         more = self.group.taken(step) - self.group.taken(self.step_index)
         blank = pool.free - pool.cached_idle
         return pool.total - pool.free + more, pool.cached_idle - max(0, more - blank)
@@ -485,9 +530,10 @@ class Replica:
     def _grow_members(self, plan: StepPlan, end: int) -> None:
         buckets, size, pool = self.group.buckets, self.limits.block_size, self.pool
         for step in range(self.step_index, end):
-            if buckets[step % size]:
+            if buckets[step % size] or self.decode_room:
                 if plan.planned_ps is not None:
                     pool.now = plan.planned_ps(step - plan.index)
+                pool.make_room(self.decode_room)
                 for seq in self._by_admission(step):
                     pool.acquire(seq, None, seq.blocks + 1)
             self._advance_frontier(step + 1 - self._lag)

@@ -40,6 +40,7 @@ class Sequence:
         in_flight: tokens in steps that have not been processed.
         stale: the part of `in_flight` from before a preemption.
         blocks: KV blocks held; `committed` of them, from the first, are in the prefix index.
+        inserted: blocks that it put in a radix tree since it was admitted.
         table: block ids (block pool) · `node`: leaf of its path (extent pool).
         run_number: order of admission to the batch, for ties.
     """
@@ -50,7 +51,7 @@ class Sequence:
     is_chunk = False  # its last step left known tokens uncomputed
     preemptions = 0
     status = Status.WAITING
-    blocks = committed = 0
+    blocks = committed = inserted = 0
     node: Any = None
     base: int | None = None  # while in the decode group
     entry_blocks = 0  # blocks held when it joined the group

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...policies.errors import IllegalPlanError
@@ -147,7 +148,7 @@ class StepBuilder:
         self._record(seq, seq.computed, tokens, drafts, None)
         return True
 
-    def preempt(self, seq: Sequence) -> bool:
+    def preempt(self, seq: Sequence, *, to_back: bool = False) -> bool:
         """Free a running request's KV and send it back to wait (recompute); False: not yet."""
         replica = self.replica
         if seq not in replica.running:
@@ -166,7 +167,7 @@ class StepBuilder:
             self.budget += chunk.tokens
             items = self._items.pop(seq, ())
             self._encoder_budget += sum(seq.request.items[i].tokens for i in items)
-        replica.preempt(seq)
+        replica.preempt(seq, to_back=to_back)
         self._prefixes.clear()
         self.plan.preempted.append(seq)
         return True
@@ -183,15 +184,23 @@ class StepBuilder:
                 seq = replica.waiting.peek()
             else:
                 return None
-            if seq.status is Status.LOADING and not replica.loaded(seq):
-                self.put_aside(seq)
-            elif seq.stale:
-                replica.unsettled = True
-                self.put_aside(seq)
-            elif self._too_many_loras(seq):
-                self.put_aside(seq)
-            else:
+            if self.ready(seq):
                 return seq
+
+    def ready(self, seq: Sequence) -> bool:
+        """Whether a request of the line may be admitted; one that may not yet is put aside."""
+        replica = self.replica
+        self._check_waiting(seq, "looked at")
+        if seq.status is Status.LOADING and not replica.loaded(seq):
+            self.put_aside(seq)
+        elif seq.stale:
+            replica.unsettled = True
+            self.put_aside(seq)
+        elif self._too_many_loras(seq):
+            self.put_aside(seq)
+        else:
+            return True
+        return False
 
     def _too_many_loras(self, seq: Sequence) -> bool:
         lora, most = seq.request.lora, self.replica.limits.max_loras
@@ -217,12 +226,15 @@ class StepBuilder:
 
     def prefix(self, seq: Sequence) -> Prefix | None:
         """What of its prompt is there already; None: not known yet (put aside)."""
+        return self._prefix(seq, self.replica.pool.match)
+
+    def _prefix(self, seq: Sequence, find: Callable[[Sequence, int], Hit]) -> Prefix | None:
         replica = self.replica
         self._check_waiting(seq, "looked up")
         if seq.computed:
             self._prefixes[seq] = (None, _NOTHING)
             return Prefix(seq.computed, False, False)
-        hit = replica.pool.match(seq, seq.known - 1)
+        hit = find(seq, seq.known - 1)
         local = hit.blocks * replica.limits.block_size
         remote = _NOTHING
         if replica.connector is not None:
@@ -300,6 +312,8 @@ class StepBuilder:
         replica.deferred[seq] = None
         replica.aside[seq] = None
         return True
+
+    # ---- allocation -----------------------------------------------------------------------------
 
     def _left(self, seq: Sequence, *, asynchronous: bool) -> int:
         """Known tokens of a waiting request that its prefix leaves to compute."""

@@ -149,10 +149,9 @@ class PrefillAdder:
             return Addition(0, False, Verdict.OTHER)
         if one.ignore_eos and not cached:
             return self._add_exactly(one, hold)
-        extend = one.known - one.prefix
-        answer = min(max(one.max_new - one.answered, 0), CLIP_NEW_TOKENS)
-        if extend + answer + self._page >= self.total_left - one.idle:
+        if not self.outlives(one):
             return Addition(0, False, Verdict.NO_TOKEN)
+        extend = one.known - one.prefix
         pages = self._whole(extend)
         if self.chunk_left is None and self._added and pages >= self.input_left:
             return Addition(0, False, Verdict.OTHER)
@@ -165,6 +164,15 @@ class PrefillAdder:
         if cut <= 0:
             return Addition(0, False, Verdict.OTHER)
         return self._admit(one, cut, True, hold)
+
+    def outlives(self, one: Demand) -> bool:
+        """Whether KV holds a request and its answer as estimated."""
+        answer = min(max(one.max_new - one.answered, 0), CLIP_NEW_TOKENS)
+        return one.known - one.prefix + answer + self._page < self.total_left - one.idle
+
+    def expect(self, one: Demand) -> None:
+        """Set the answer of a request aside whose prompt has its KV already."""
+        self._ahead += min(one.max_new, CLIP_NEW_TOKENS) + self._page
 
     def _admit(
         self, one: Demand, tokens: int, chunked: bool, hold: Callable[[], object]

@@ -116,6 +116,11 @@ class LineOrder:
         return self.policy in CACHE_AWARE
 
     @property
+    def cache_aware(self) -> bool:
+        """Whether it is an order by what is cached, however long the line."""
+        return self.policy in CACHE_AWARE
+
+    @property
     def keeps_line(self) -> bool:
         """Whether the line stays as requests joined it."""
         return self.policy == "fcfs" and not self._priorities

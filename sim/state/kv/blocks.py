@@ -7,7 +7,7 @@ from ....policies.eviction.base import Eviction, Key
 from ....policies.types import CachedBlock, Picoseconds
 from ..content import BLOCK_INDEX_BITS
 from ..sequence import Sequence
-from .face import Hit
+from .face import HashChain, Hit
 from .idle import IdleOrder, QueuedOrder
 
 _NO_HIT = Hit(0, 0, False, ())
@@ -15,7 +15,7 @@ _POSITION = (1 << BLOCK_INDEX_BITS) - 1
 _UNUSED = -(1 << 62)  # no request has used it
 
 
-class BlockPool:
+class BlockPool(HashChain):
     """One entry, one reference count and one place in the order of eviction per block.
 
     Free blocks without a hash are reused first, last freed first; then cached blocks in the order

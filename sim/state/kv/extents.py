@@ -18,7 +18,7 @@ from ....policies.errors import InfersimError
 from ....policies.types import Picoseconds
 from ..content import Chain
 from ..sequence import Sequence
-from .face import Hit
+from .face import HashChain, Hit
 
 _NO_HIT = Hit(0, 0, False, ())
 
@@ -59,7 +59,7 @@ class Node:
         self.grower: Sequence | None = None
 
 
-class ExtentPool:
+class ExtentPool(HashChain):
     """`BlockPool` with LRU eviction, without block ids.
 
     Args:

@@ -75,6 +75,18 @@ class RadixIndex:
                 break
         return at, idle
 
+    def end_of(self, chain: Chain, most: int) -> Node:
+        """The node in which the longest cached prefix of at most *most* blocks ends."""
+        node, at = self.root, 0
+        while at < most:
+            kid = node.kids.get(chain.link_at((at + 1) * self.block_size - 1))
+            if kid is None:
+                break
+            node, at = kid, kid.agreement(chain, most, self.block_size)
+            if at < node.end:
+                break
+        return node
+
     def match(self, chain: Chain, most: int) -> Node:
         """The node that ends where the longest cached prefix of at most *most* blocks does."""
         if most < 1:

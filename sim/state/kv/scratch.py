@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from ....policies.eviction.lru import Lru
 from ..content import Chain
 from .radix import RadixIndex
+
+
+class Text(Protocol):
+    """What is known of a request."""
+
+    chain: Chain
+    known: int
 
 
 class ScratchTree:
@@ -13,10 +22,10 @@ class ScratchTree:
     def __init__(self) -> None:
         self._index = RadixIndex(1, Lru(), kind="radix")
 
-    def agree(self, chain: Chain, tokens: int) -> int:
-        """How much of the first *tokens* of a prompt is that of one that was added."""
-        return self._index.peek(chain, tokens)[0]
+    def agree(self, handle: Text) -> int:
+        """Tokens that a prompt shares, from its start, with one that was added."""
+        return self._index.peek(handle.chain, handle.known)[0]
 
-    def add(self, chain: Chain, tokens: int) -> None:
-        """Add the first *tokens* of a prompt."""
-        self._index.insert(chain, tokens, range(tokens))
+    def add(self, handle: Text) -> None:
+        """Remember a prompt."""
+        self._index.insert(handle.chain, handle.known, range(handle.known))
