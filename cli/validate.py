@@ -68,6 +68,7 @@ def validate(
     broken. Limits are in %; of running, kv and tau the least value.
     """
     from ..calibrate.compare import replay as replaying
+    from ..calibrate.compare.fitted import refuse_fitted
     from ..calibrate.compare.formats import load as load_run
     from ..calibrate.compare.tolerance import parse
     from ..calibrate.compare.validate import validate as compare
@@ -85,6 +86,7 @@ def validate(
     if replay:
         source = _replayed(source, folder, [run for one in runs for run in one])
     base, cells = grid.cells(source)
+    refuse_fitted(cells, source.folders, against)
     result = compare(
         cells,
         source.folders,

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infersim.calibrate.identify.logs import digest
 from infersim.cli.main import run
+from infersim.sim.cost.profile import Profile, Stamp, Table, save
 
 Captured = pytest.CaptureFixture[str]
 
@@ -253,3 +255,27 @@ def test_aggregates_cannot_be_replayed(tiny: Path, capsys: Captured) -> None:
     Path("bench.json").write_text('{"mean_ttft_ms": 3.0}')
     assert run(["validate", "tiny.yaml", "--replay", "--against", "bench.json"]) == 2
     assert "does not say when its requests arrived" in capsys.readouterr().err
+
+
+def test_a_run_that_the_profile_was_fitted_to_is_no_evidence(
+    recorded: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    table = Table(op="down", times=32, by=("tokens",), points=((1.0, 1e-4), (4096.0, 1e-3)))
+    profile = Profile(
+        name="p",
+        stamp=Stamp(
+            origin="fitted", gpu="h100-sxm", source=f"fitted to run sha256 {digest(recorded)}"
+        ),
+        model="llama-3.1-8b",
+        dtype="bf16",
+        kv_dtype="bf16",
+        attention="separate",
+        tables=(table,),
+    )
+    save(profile, tmp_path / "fitted")
+    words = ["tiny.yaml", "--set", "cluster.profile=fitted", "--quiet", "--no-report"]
+    assert run(["validate", *words, "--against", "run"]) == 2
+    assert "was fitted to run" in capsys.readouterr().err
+    other = shutil.copytree(recorded, "other")
+    slower(other, 1.5)
+    validated(capsys, *words[:3], "--against", "other", "--no-sensitivity")
