@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...sim.state.records import CellRecords
+from .fairness import fairness
 from .goals import goals, usd_per_million_output_tokens
 from .hits import hits, misses
 from .saturation import saturation
@@ -35,6 +36,7 @@ def summarize(cell: CellRecords) -> dict[str, Any]:
         **hits(window),
         **misses(window),
         **_latencies(cell, window),
+        "fairness": fairness(window),
         **_throughput(cell, window),
         **goals(cell, window),
         **_work(cell, window),

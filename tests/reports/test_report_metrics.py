@@ -326,3 +326,27 @@ def test_a_standing_queue_is_a_backlog(make_row: Row, make_totals: Totals) -> No
     found = summarize(cell_of(rows + late, make_totals()))["saturation"]
     assert found["verdict"] == "BACKLOGGED"
     assert abs(found["queue_slope_per_s"]) < 0.01
+
+
+def test_fairness_between_tenants(make_row: Row, make_totals: Totals) -> None:
+    """One tenant has three times the service of the other, and a fifth of its wait."""
+
+    def row(number: int, tenant: str, first_s: float, output: int) -> tuple[Any, ...]:
+        return make_row(
+            request_id=number,
+            tenant=tenant,
+            arrival_ps=0 if number < 4 else s(50),
+            scheduled_ps=0,
+            first_token_ps=s(first_s),
+            finish_ps=s(first_s + 1),
+            prompt_tokens=10,
+            output_tokens=output,
+        )
+
+    rows = [row(i, "a", 1.0, 10) for i in range(3)] + [row(3, "b", 5.0, 10)]
+    late = row(4, "b", 55.0, 999)
+    found = summarize(cell_of([*rows, late], make_totals()))["fairness"]
+    assert found["tenants"] == 2
+    assert found["jain_service"] == pytest.approx((90 + 30) ** 2 / (2 * (90**2 + 30**2)))
+    assert found["jain_ttft"] == pytest.approx((1 + 5) ** 2 / (2 * (1 + 25)))
+    assert summarize(cell_of(rows[:3], make_totals()))["fairness"] is None
