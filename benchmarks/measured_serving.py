@@ -337,7 +337,7 @@ def explained(row: Any) -> str:
     if share <= 0.15:
         reasons.append("few output tokens a prompt: TPOT is mostly others' prefill")
     if not row["is_async"]:
-        reasons.append("host time of the synchronous engine is not measured")
+        reasons.append("host time of the synchronous engine comes from other rows")
     if row["is_async"]:
         reasons.append("tables are of vLLM 0.24, the run is of 0.10")
     return "; ".join(reasons)
@@ -363,6 +363,7 @@ def summary(data: pd.DataFrame) -> str:
     is_possible = data["floor_s"] <= data["tpot_s"]
     lines.append(line("that do not contradict themselves", data[is_possible]))
     lines.append(line("that do", data[~is_possible]))
+    lines.append(line("of odd number", data[data["number"] % 2 == 1]))
     for (model, gpu, dtype), part in data.groupby(["model", "gpu", "dtype"]):
         lines.append(line(f"{model} {dtype} on {gpu}", part))
     for tp, part in data.groupby("tp"):
