@@ -24,7 +24,7 @@ CONFIGS = same_everywhere(
     }
 )
 #: columns of a tile along the summed dimension of shrink
-DEPTH = 64
+DEPTH = 128
 #: parts of that dimension
 SPLITS = {"few rows": 8, "many rows": 1}
 

@@ -18,13 +18,13 @@ from .work import Work
 
 #: rows: heads a program, columns: keys an iteration; by the number of heads
 CONFIGS: dict[tuple[int, str], Launch] = {
-    (80, "<=16 heads"): Launch(rows=16, columns=32, num_warps=4, num_stages=2),
-    (80, ">16 heads"): Launch(rows=32, columns=32, num_warps=8, num_stages=2),
-    (89, "<=16 heads"): Launch(rows=16, columns=32, num_warps=4, num_stages=1),
-    (89, ">16 heads"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
-    (90, "<=16 heads"): Launch(rows=16, columns=64, num_warps=4, num_stages=2),
-    (90, ">16 heads"): Launch(rows=64, columns=32, num_warps=8, num_stages=2),
-    (100, "<=16 heads"): Launch(rows=16, columns=64, num_warps=4, num_stages=2),
+    (80, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
+    (80, ">16 heads"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
+    (89, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
+    (89, ">16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
+    (90, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
+    (90, ">16 heads"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
+    (100, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
     (100, ">16 heads"): Launch(rows=64, columns=32, num_warps=8, num_stages=2),
 }
 MOST_SPLITS = 32

@@ -12,17 +12,12 @@ import triton
 import triton.language as tl
 
 from .lang import Specialisation, cast, dot
-from .launch import Launch, architecture, power_of_two
+from .launch import Launch, architecture, power_of_two, same_everywhere
 from .mla_decode import check_widths, latents
 from .work import Work
 
 #: rows: (token, head) pairs a program, columns: keys an iteration
-CONFIGS: dict[tuple[int, str], Launch] = {
-    (80, ""): Launch(rows=64, columns=32, num_warps=8, num_stages=2),
-    (89, ""): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
-    (90, ""): Launch(rows=64, columns=32, num_warps=8, num_stages=2),
-    (100, ""): Launch(rows=64, columns=32, num_warps=8, num_stages=2),
-}
+CONFIGS = same_everywhere({"": Launch(rows=32, columns=32, num_warps=8, num_stages=2)})
 
 
 def mla_prefill(

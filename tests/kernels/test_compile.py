@@ -1,0 +1,103 @@
+"""Every kernel compiles for GPUs that are not here: no spills, tensor cores where they belong."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infersim.kernels import compile_check
+
+TOOLS = Path(importlib.import_module("triton").__file__).parent / "backends" / "nvidia" / "bin"
+pytestmark = pytest.mark.skipif(
+    not (TOOLS / "cuobjdump").exists(), reason="this Triton comes without the CUDA tools"
+)
+KERNELS = Path(compile_check.__file__).parent
+
+
+def compiled(*command: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, in which kernels are compiled."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, *command],
+        env=environment | {"TRITON_DEFAULT_FP_FUSION": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in ("sm_80", "sm_89", "sm_100"))],
+)
+def test_every_specialisation_compiles(target: str) -> None:
+    done = compiled("-m", compile_check.__name__, "--target", target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    listed = sum(len(compile_check._specialisations(m, target)) for m in compile_check.modules())
+    assert done.stdout.splitlines()[-1] == f"{listed} passed, 0 failed"
+
+
+@pytest.mark.parametrize("module", sorted(p.stem for p in KERNELS.glob("*.py")))
+def test_every_kernel_is_listed(module: str) -> None:
+    source = (KERNELS / f"{module}.py").read_text()
+    launched = set(re.findall(r"^\s+(_\w+)\[", source, re.MULTILINE))
+    jitted = set(re.findall(r"@triton\.jit\ndef (\w+)", source))
+    if not jitted & launched:
+        return
+    listed = {
+        s.kernel.__name__
+        for target in compile_check.SHARED_BYTES
+        for s in compile_check._specialisations(module, target)
+    }
+    assert listed >= jitted & launched
+
+
+def test_a_kernel_that_spills_is_a_fault() -> None:
+    """One warp, 256 logits a thread."""
+    script = """
+from infersim.kernels import compile_check, moe_route
+spilling = moe_route.specialisations(90)[0]._replace(num_warps=1)
+spilling.constants.update(EXPERTS=512, BLOCK=512, ROWS=16)
+moe_route.specialisations = lambda architecture: [spilling]
+row = compile_check.check("moe_route", 0, "sm_90")
+print(row.spills > 0, row.stack_bytes > 0, row.fault)
+"""
+    done = compiled("-c", script)
+    assert done.stdout == "True True spills registers\n", done.stderr
+
+
+def test_what_does_not_compile_is_a_fault() -> None:
+    script = """
+from infersim.kernels import compile_check, moe_route
+broken = moe_route.specialisations(90)[0]
+broken.signature["p_ids"] = "fp32"
+moe_route.specialisations = lambda architecture: [broken]
+print(compile_check.check("moe_route", 0, "sm_90").fault != "")
+"""
+    assert compiled("-c", script).stdout == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        (compile_check.Row("k", "sm_90", tensor_core="wgmma.mma_async"), ""),
+        (compile_check.Row("k", "sm_90"), "no tensor-core product"),
+        (compile_check.Row("k", "sm_90", stack_bytes=8), "spills registers"),
+        (compile_check.Row("k", "sm_89", shared_bytes=102_400), "only 101376 B there"),
+    ],
+)
+def test_faults(row: compile_check.Row, fault: str) -> None:
+    found = compile_check._fault(row, tensor_cores=True)
+    assert fault in found
+    assert bool(found) == bool(fault)
+
+
+def test_names_of_nothing() -> None:
+    assert compiled("-m", compile_check.__name__, "--only", "nothing").returncode == 2
+    assert compiled("-m", compile_check.__name__, "--target", "sm_70").returncode == 2
