@@ -42,6 +42,7 @@ AGING = "policies.order={name: shortest-prefill-first, aging_tokens_per_s: 2000}
 MLFQ = "policies.order={name: mlfq, quantum_steps: 32, promote_after_s: 60}"
 SMALL = "policies.scheduling={name: sarathi, chunk_tokens: 256}"
 LARGE = "policies.scheduling={name: sarathi, chunk_tokens: 8192}"
+VLLM, VTC = "policies.scheduling=vllm-v1", "policies.scheduling=vtc"
 LRU, TTL = "policies.eviction=lru", "policies.eviction=session-ttl"
 PLENTY, TIGHT = ("cluster.kv_blocks=28000",), ("cluster.kv_blocks=8000",)
 
@@ -53,6 +54,7 @@ CHECKS = (
     Check("feedback queue: tail", "feedback_queue", (), FCFS, MLFQ, "e2e_s.p99", 1.0, 99),
     Check("small chunks: gaps", "chunk_budget", (), LARGE, SMALL, "itl_s.p99", 0, 1.0),
     Check("small chunks: first token", "chunk_budget", (), LARGE, SMALL, "ttft_s.mean", 1.0, 99),
+    Check("fair share", "tenants", (), VLLM, VTC, "fairness.jain_service", 1.0, 99),
     Check("KV kept while tools run", "agent_tools", (), LRU, TTL, "hit_rate", 1.0, 99),
     Check("… with memory to spare", "agent_tools", PLENTY, LRU, TTL, "hit_rate", 0.99, 1.005),
     Check("… with far too little", "agent_tools", TIGHT, LRU, TTL, "hit_rate", 0, 1.0),

@@ -26,6 +26,7 @@ EXPECTED = {
     "prompt_starvation",
     "rag_shared_documents",
     "shared_system_prompt",
+    "tenants",
     "validate_vllm_4090",
 }
 
