@@ -10,6 +10,7 @@ import torch
 from infersim.kernels.lora import lora, reference, work
 
 pytestmark = pytest.mark.usefixtures("poisoned")
+MIXED = [0, -1, 2, 2, 1, -1]
 
 
 class Adapters(NamedTuple):
@@ -49,11 +50,16 @@ def check(given: Adapters, out: torch.Tensor, close) -> None:
     assert torch.equal(out[none], before[none])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    ("chosen", "rank"),
-    [([0], 16), ([0, -1, 2, 2, 1, -1], 8), ([2] * 18 + [0] * 3, 20)],
-    ids=["one row", "mixed", "more than a block"],
+    ("chosen", "rank", "dtype"),
+    [
+        ([0], 16, torch.float32),
+        ([2] * 18 + [0] * 3, 20, torch.float32),
+        (MIXED, 8, torch.float32),
+        (MIXED, 8, torch.float16),
+        (MIXED, 8, torch.bfloat16),
+    ],
+    ids=str,
 )
 def test_it_is_the_reference(
     chosen: list[int], rank: int, dtype: torch.dtype, device: str, close

@@ -47,9 +47,16 @@ def batch(
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    ("heads", "splits"), [(16, 1), (5, 2), (20, 3)], ids=["a block", "odd heads", "two blocks"]
+    ("heads", "splits", "dtype"),
+    [
+        (16, 1, torch.float32),
+        (40, 3, torch.float32),
+        (5, 2, torch.float32),
+        (5, 2, torch.float16),
+        (5, 2, torch.bfloat16),
+    ],
+    ids=str,
 )
 def test_it_is_the_reference(
     heads: int, splits: int, dtype: torch.dtype, device: str, close
