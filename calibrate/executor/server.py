@@ -72,6 +72,7 @@ class Server:
         self._depth = 2 if replica.limits.async_scheduling else 1
         self._flights: deque[Flight] = deque()
         self._wake: object = None  # the pending callback
+        self._dozing = False  # it is only the scheduler's, which lets requests wait till then
         self._inbox: list[Callable[[], None]] = []  # for the next boundary
         self.answers: dict[int, dict[int, int]] = {}
         self.last_end: Picoseconds = 0
@@ -105,7 +106,8 @@ class Server:
         return self.replica.kv_at(self.replica.step_index)
 
     def _stir(self) -> None:
-        if not self._flights and self._wake is None:
+        if not self._flights and (self._wake is None or self._dozing):
+            self._dozing = False
             self._wake = self._clock.at(self._clock.now_ps, REPLICA + self.number, self.boundary)
 
     # ---- steps ----------------------------------------------------------------------------------
@@ -125,7 +127,10 @@ class Server:
 
     def boundary(self, callback: object) -> None:
         """Account for what ended, hand over what came, plan what is next."""
+        if callback is not self._wake:
+            return  # it was only to be asked again, and something came before
         self._wake = None
+        self._dozing = False
         flights = self._flights
         while flights and flights[0].end_ps <= self._clock.now_ps and self._computed(flights[0]):
             self._finish(flights.popleft())
@@ -190,6 +195,9 @@ class Server:
             self._launch(plan, flights[-1].end_ps if flights else now, schedule_ps)
         if flights:
             self._wake = self._clock.end_of(self, flights[0].end_ps)
+        elif (due := replica.wakes_ps) > now:
+            self._dozing = True
+            self._wake = self._clock.at(due, REPLICA + self.number, self.boundary)
         elif replica.running or (replica.waiting_count and not replica.expects_news):
             raise NoProgressError(
                 f"replica {self.number} has {replica.waiting_count} requests waiting and "

@@ -86,6 +86,10 @@ class ReplicaView(Protocol):
         """KV blocks that no request holds, cached ones included."""
 
     @property
+    def total_blocks(self) -> int:
+        """KV blocks of the replica."""
+
+    @property
     def prefix_caching(self) -> bool: ...
 
 
@@ -102,8 +106,12 @@ class Step(Protocol):
     def preemptions(self) -> int:
         """How many requests the step has preempted."""
 
-    def fits(self, seq: Handle) -> bool:
-        """Whether free KV holds all known tokens of a waiting request, those cached counted."""
+    def fits(self, seq: Handle, *, spare: int = 0) -> bool:
+        """Whether free KV holds all known tokens of a waiting request, those cached counted.
+
+        Args:
+            spare: blocks that it must leave free.
+        """
 
     def spare(self, tokens: int) -> None:
         """Leave *tokens* of the budget unused; below 1: none."""
@@ -158,7 +166,15 @@ class Step(Protocol):
         """Pass over a waiting request in this step; it keeps its place in the line."""
 
     def admit(
-        self, seq: Handle, tokens: int, *, whole: bool, watermark: float, drafts: int = 0
+        self,
+        seq: Handle,
+        tokens: int,
+        *,
+        whole: bool,
+        watermark: float,
+        drafts: int = 0,
+        until: int = 0,
+        hold: bool = False,
     ) -> bool:
         """Move a waiting request into the batch and compute *tokens* of it.
 
@@ -166,13 +182,27 @@ class Step(Protocol):
             whole: all its known tokens must fit in KV, not only this chunk.
             watermark: share of KV to leave free, when the batch is not empty.
             drafts: padding rows among *tokens* (speculative decoding).
+            until: it is promised KV for so many positions, all it may ever need: they must fit
+                beside what others were promised. 0: nothing is promised.
+            hold: it takes what it is promised at once, and never grows.
 
         Returns:
             False when KV cannot hold it; nothing changed then.
         """
 
-    def load(self, seq: Handle, *, whole: bool, watermark: float) -> bool:
+    def load(
+        self, seq: Handle, *, whole: bool, watermark: float, until: int = 0, hold: bool = False
+    ) -> bool:
         """Start fetching its remote KV; it waits outside the batch. False: KV cannot hold it."""
+
+    def rectangle(self, *, pad_prompts: bool, pad_ended: bool, together: bool) -> None:
+        """What this step admits is a static batch: nobody joins it until all have ended.
+
+        Args:
+            pad_prompts: every row is as long as the longest.
+            pad_ended: who has ended is computed on, and keeps its KV, until the batch has.
+            together: all are answered when the last has ended.
+        """
 
     # ---- prefills that are planned together before any of them takes KV --------------------------
 
@@ -215,7 +245,12 @@ class Step(Protocol):
 
 
 class Scheduler(Protocol):
-    """A whole scheduling policy."""
+    """A whole scheduling policy.
+
+    Two methods more are called where it has them. ``refuses(view, request)`` is asked on arrival
+    why a request can never be served ("" if it can); it fails with that reason. A scheduler that
+    lets requests wait while nothing runs has ``wakes_ps(view)``: when it is to be asked again.
+    """
 
     promise: ClassVar[Promise]
 

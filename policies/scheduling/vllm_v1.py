@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..registry import scheduling
-from ..types import Promise
+from ..types import Promise, Request
 from .base import Handle, Prefix, ReplicaView, Step, Victim, choose_victim
 from .order import LastAdmitted
+from .reserve import refusal
 
 
 @scheduling("vllm-v1")
@@ -74,6 +75,11 @@ class VllmV1:
                 self._capacity_bound = view.waiting_ready_count > 0
         if prefilled and self.prefill_schedule_interval > 1:
             self._last_prefill_step = view.executed_steps + 1
+
+    def refuses(self, view: ReplicaView, request: Request) -> str:
+        """Why *request* can never be served; "" if it can."""
+        whole = None if self.chunked_prefill else view.max_num_batched_tokens
+        return refusal(view, request, "nothing", whole)
 
     def repeats(self, view: ReplicaView) -> bool:
         """A pure decode step repeats while the head of the line stays blocked."""
@@ -155,7 +161,7 @@ class VllmV1:
                 self._stable = False
                 continue
             if prefix.asynchronous:
-                if not step.load(seq, whole=self.reserve_full_isl, watermark=self.watermark):
+                if not self._load(view, step, seq):
                     self._stable &= not prefix.may_grow
                     break
                 continue
@@ -171,14 +177,20 @@ class VllmV1:
                 self._stable = False
                 step.put_aside(seq)
                 continue
-            if not step.admit(
-                seq, tokens, whole=self.reserve_full_isl, watermark=self.watermark, drafts=drafts
-            ):
+            if not self._admit(view, step, seq, tokens, drafts):
                 self._stable &= not prefix.may_grow
                 break
             admitted_prefill |= left > 1
             self._admitted(step, seq)
         return admitted_prefill
+
+    def _admit(self, view: ReplicaView, step: Step, seq: Handle, tokens: int, drafts: int) -> bool:
+        return step.admit(
+            seq, tokens, whole=self.reserve_full_isl, watermark=self.watermark, drafts=drafts
+        )
+
+    def _load(self, view: ReplicaView, step: Step, seq: Handle) -> bool:
+        return step.load(seq, whole=self.reserve_full_isl, watermark=self.watermark)
 
     def _admitted(self, step: Step, seq: Handle) -> None:
         """For schedulers that count: *seq* has just joined the batch."""
@@ -199,6 +211,6 @@ class VllmV1:
             return 0, 0
         if 0 < cap < tokens:  # vLLM stops with an assertion where that cuts the padding
             tokens, drafts = min(cap, left), 0
-        if not self.chunked_prefill and tokens > step.budget:
-            return 0, 0
+        if not self.chunked_prefill and step.budget < tokens <= view.max_num_batched_tokens:
+            return 0, 0  # one that no step holds was preempted, and is computed again in pieces
         return min(tokens, step.budget), drafts

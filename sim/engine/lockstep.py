@@ -50,16 +50,17 @@ class Rank(Server):
         """(time of the rank's own part, how much it grows if the step is repeated)."""
         if not plan.pure_decode:
             return self.cost.duration_ps(shape_of(plan)), 0
-        base, slope, _, _ = self.cost.decode_line(plan.group, plan.group_context_tokens)
-        return base + slope * plan.group_context_tokens, slope * plan.group
+        rows, context, growth = plan.line
+        base, slope, _, _ = self.cost.decode_line(rows, context)
+        return base + slope * context, slope * growth
 
     def repeats(self, plan: StepPlan) -> int:
         """How often the rank could take *plan*: as its policy, KV and line of time allow."""
         if not plan.pure_decode:
             return 1
-        group, context = plan.group, plan.group_context_tokens
-        until = self.cost.decode_line(group, context).until
-        return min(self.replica.repeats(plan), -(-(until - context) // group))
+        rows, context, growth = plan.line
+        until = self.cost.decode_line(rows, context).until
+        return min(self.replica.repeats(plan), -(-(until - context) // growth))
 
     def begin(self, plan: StepPlan, span: Span, steps: int) -> None:
         """The group's step, or run of *steps* steps, takes the time of *span*."""
@@ -101,6 +102,7 @@ class Lockstep:
         self._priority = REPLICA + ranks[0].number
         self._slots: list[Slot] = []
         self._wake: Any = None
+        self._dozing = False
         for rank in ranks:
             rank.group = self
 
@@ -111,7 +113,8 @@ class Lockstep:
     def stir(self) -> None:
         """Something came for a rank: decide at the next boundary."""
         if not self._slots:
-            if self._wake is None:
+            if self._wake is None or self._dozing:
+                self._dozing = False
                 self._wake_at(self._clock.now_ps)
             return
         slot = self._slots[-1]
@@ -139,6 +142,7 @@ class Lockstep:
         if callback is not self._wake:
             return  # the leap was cut
         self._wake = None
+        self._dozing = False
         self._effort.events += 1
         now = self._clock.now_ps
         for rank in self._ranks:
@@ -175,6 +179,11 @@ class Lockstep:
         if slots:
             self._wake_at(self._next_decision())
             return
+        due = min((at for rank in self._ranks if (at := rank.replica.wakes_ps) > now), default=0)
+        if due:
+            self._dozing = True
+            self._wake_at(due)
+            return
         for rank in self._ranks:
             replica = rank.replica
             if replica.running or (replica.waiting_count and not replica.expects_news):
@@ -187,7 +196,7 @@ class Lockstep:
         """The time of a step of the group: the slowest rank's own part, and the joint one."""
         times = [rank.own(plan) for rank, plan in busy]
         first, growth = max(times)
-        joint = self._cost.joint_ps(sum(plan.tokens for _, plan in busy))
+        joint = self._cost.joint_ps(sum(plan.computed_tokens for _, plan in busy))
         span = Span(start, first + joint, growth)
         slot = Slot(span, 1, [rank for rank, _ in busy])
         if self._leap and len(self._slots) + 1 == self._depth and not self._may_change(slot.ranks):

@@ -49,6 +49,7 @@ class Server:
         self._on_end, self._on_admit = on_end, on_admit
         self._depth = 2 if replica.limits.async_scheduling else 1
         self._wake: Any = None  # the pending callback; older ones are stale
+        self._dozing = False  # it is only the scheduler's, which lets requests wait till then
         self._spans: list[Span] = []  # of the plans in flight
         self._inbox: list[Callable[[], None]] = []  # for the next boundary
         self.last_end: Picoseconds = 0  #: of the last finished step
@@ -69,7 +70,8 @@ class Server:
     def _stir(self) -> None:
         plans = self.replica.in_flight
         if not plans:
-            if self._wake is None:
+            if self._wake is None or self._dozing:
+                self._dozing = False
                 self._wake_at(self._clock.now_ps)
             return
         plan = plans[-1]
@@ -103,6 +105,7 @@ class Server:
         if callback is not self._wake:
             return  # the leap was cut
         self._wake = None
+        self._dozing = False
         self._effort.events += 1
         now = self._clock.now_ps
         self._settle(now)
@@ -176,6 +179,9 @@ class Server:
             spans.append(self._span(plan, spans[-1].end_ps if spans else now))
         if plans:
             self._wake_at(self._next_decision())
+        elif (due := replica.wakes_ps) > now:
+            self._dozing = True
+            self._wake_at(due)
         elif replica.running or (replica.waiting_count and not replica.expects_news):
             raise NoProgressError(
                 f"replica {self.number} has {replica.waiting_count} requests waiting and "
@@ -189,11 +195,11 @@ class Server:
                 return Span(start, self.cost.duration_ps(shape_of(plan)), 0)
             duration_ps, doubt = self._timed(shape_of(plan))
             return Span(start, duration_ps, 0, doubt)
-        group, context = plan.group, plan.group_context_tokens
-        base, slope, until, grades = self.cost.decode_line(group, context)
-        span = Span(start, base + slope * context, slope * group, grades)
+        rows, context, growth = plan.line
+        base, slope, until, grades = self.cost.decode_line(rows, context)
+        span = Span(start, base + slope * context, slope * growth, grades)
         if self._leap and len(self.replica.in_flight) == self._depth:
-            steps = min(self.replica.repeats(plan), -(-(until - context) // group))
+            steps = min(self.replica.repeats(plan), -(-(until - context) // growth))
             if steps > 1:
                 plan.repeat = steps
                 span.end_ps = span.end(steps)

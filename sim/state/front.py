@@ -121,6 +121,9 @@ class Front(Generic[S]):
         pool = self._pool_of[placement.prefill]
         final = self._pool_of[placement.decode] if placement.decode is not None else pool
         reason = _refusal(request, pool) or _refusal(request, final)
+        for number in (placement.prefill, placement.decode):
+            if number is not None:
+                reason = reason or self.servers[number].replica.refuses(request)
         if reason:
             self._refuse(request, reason, answer)
             return

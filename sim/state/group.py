@@ -17,10 +17,11 @@ class DecodeGroup:
         block_size: tokens in a KV block.
     """
 
-    __slots__ = ("_base_sum", "_block_size", "_counts", "_offset", "buckets", "size")
+    __slots__ = ("_base_sum", "_block_size", "_counts", "_growing", "_offset", "buckets", "size")
 
     def __init__(self, block_size: int) -> None:
         self.size = 0
+        self._growing = 0  # members that take blocks: the others hold all they need
         self._block_size = block_size
         self._base_sum = 0
         self._counts = [0] * block_size
@@ -35,9 +36,11 @@ class DecodeGroup:
         residue = base % self._block_size
         self.size += 1
         self._base_sum += base
-        self._counts[residue] += 1
         self.buckets[residue][seq] = None
-        self._offset += self._term(residue, step)
+        if not seq.held:
+            self._growing += 1
+            self._counts[residue] += 1
+            self._offset += self._term(residue, step)
 
     def remove(self, seq: Sequence, step: int) -> int:
         """*seq* leaves before step *step*; how many blocks it took while it was a member."""
@@ -45,13 +48,16 @@ class DecodeGroup:
         assert base is not None
         residue = base % self._block_size
         seq.computed = step - base
-        taken = -(-seq.computed // self._block_size) - seq.entry_blocks
         self.size -= 1
         self._base_sum -= base
-        self._counts[residue] -= 1
         del self.buckets[residue][seq]
-        self._offset -= self._term(residue, step) - taken
         seq.base = None
+        if seq.held:
+            return 0
+        taken = -(-seq.computed // self._block_size) - seq.entry_blocks
+        self._growing -= 1
+        self._counts[residue] -= 1
+        self._offset -= self._term(residue, step) - taken
         return taken
 
     def _term(self, residue: int, step: int) -> int:
@@ -60,7 +66,7 @@ class DecodeGroup:
     def taken(self, step: int) -> int:
         """Blocks that present members have taken in steps before *step*, since each joined."""
         laps, rest = divmod(step, self._block_size)
-        return self.size * laps + sum(self._counts[:rest]) - self._offset
+        return self._growing * laps + sum(self._counts[:rest]) - self._offset
 
     def growth(self, step: int) -> int:
         """Blocks that step *step* takes."""
@@ -69,7 +75,7 @@ class DecodeGroup:
     def needs_block(self, seq: Sequence, step: int) -> bool:
         """Whether step *step* takes a block for the member *seq*."""
         assert seq.base is not None
-        return (step - seq.base) % self._block_size == 0
+        return not seq.held and (step - seq.base) % self._block_size == 0
 
     def context_tokens(self, step: int) -> int:
         """KV tokens that the members read in step *step*, their new ones included."""

@@ -58,6 +58,10 @@ class StepPlan:
         tokens: all tokens of one step.
         repeat: how many times the group's step is taken (a leap); 1 unless the plan is only group.
         planned_ps: when the j-th of the repeated steps is planned, as the host knows.
+        pad_to: tokens that every prompt of the step is padded to (a static batch); 0: none is.
+        pad_rows: rows of one token that no request needs, beside those of `group` and `chunks`.
+        pad_context_tokens: KV tokens that are read and no request needs.
+        pad_growth: how many more of these each of the repeated steps reads.
         preempted, admissions: in the order in which they happened.
         encoder: (sequence, item indices) computed by the encoder.
         encoder_evicted: identifiers that left the encoder cache.
@@ -67,6 +71,7 @@ class StepPlan:
     group_context_tokens = 0
     members: list[Sequence] | None = None
     tokens = 0
+    pad_to = pad_rows = pad_context_tokens = pad_growth = 0
     repeat = 1
     planned_ps: Callable[[int], Picoseconds] | None = None
     encoder: list[tuple[Sequence, list[int]]] | tuple[()] = ()
@@ -77,6 +82,21 @@ class StepPlan:
         self.chunks: list[Chunk] = []
         self.preempted: list[Sequence] = []
         self.admissions: list[Admission] = []
+
+    @property
+    def line(self) -> tuple[int, int, int]:
+        """Of pure decode: (rows, KV tokens that they read, how many more in each repetition)."""
+        return (
+            self.group + self.pad_rows,
+            self.group_context_tokens + self.pad_context_tokens,
+            self.group + self.pad_growth,
+        )
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that the step computes, those that no request needs included."""
+        padding = sum(max(self.pad_to - one.start - one.tokens, 0) for one in self.chunks)
+        return self.tokens + self.pad_rows + padding
 
     @property
     def pure_decode(self) -> bool:

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from ...policies.scheduling.base import Scheduler
-from ...policies.types import Picoseconds
+from ...policies.types import Picoseconds, Request
 from .batch_step import BatchStep
 from .config import EngineLimits
 from .connector import Connector
@@ -20,6 +20,7 @@ from .kv.face import KVPool
 from .plan import Chunk, StepPlan
 from .queue import WaitingQueue
 from .records import GapHistogram
+from .rectangle import Rectangle
 from .sequence import Sequence, Status
 from .step import UNLIMITED
 from .steps import ReplicaSteps
@@ -84,6 +85,8 @@ class Replica:
         self._fenced: deque[tuple[int, Sequence]] = deque()
         self._admitted = 0
         self._settled = 0  # step index up to which the pool knows the group's growth
+        self.promises: dict[Sequence, None] = {}  # admitted with KV that they have yet to take
+        self.rectangle: Rectangle | None = None  #: the static batch that runs
         self.decode_room = 0  #: blank blocks that each step of the group makes sure of first
         self.gaps = gaps if gaps is not None else GapHistogram()
         #: what chunks answered in the last finish: sequence, tokens, blocks it has in the index
@@ -152,6 +155,11 @@ class Replica:
         return self.pool.free
 
     @property
+    def total_blocks(self) -> int:
+        """KV blocks of the replica."""
+        return self.pool.total
+
+    @property
     def prefix_caching(self) -> bool:
         """Whether prompts share KV."""
         return self.limits.prefix_caching
@@ -168,6 +176,19 @@ class Replica:
         """Whether KV is on its way, here or from here, that what waits may be waiting for."""
         loading = (seq.status is Status.LOADING for seq in self.holding)
         return bool(self.sending) or sum(loading) > len(self._received)
+
+    @property
+    def wakes_ps(self) -> Picoseconds:
+        """When a scheduler that lets requests wait with nothing running looks again; 0: never."""
+        ask = getattr(self.scheduler, "wakes_ps", None)
+        due: Picoseconds = ask(self) if ask is not None and self.waiting_count else 0
+        return due
+
+    def refuses(self, request: Request) -> str:
+        """Why *request* can never be served here; "" if it can."""
+        ask = getattr(self.scheduler, "refuses", None)
+        reason: str = ask(self, request) if ask is not None else ""
+        return reason
 
     def submit(self, seq: Sequence) -> None:
         """A request arrives."""
@@ -271,7 +292,10 @@ class Replica:
     def abort(self, seq: Sequence) -> None:
         """The client went away (or the request fails): forget the request wherever it is."""
         self.settle()
-        if seq.status is Status.RUNNING:
+        batch = self.rectangle
+        if batch is not None and seq in batch.over:
+            del batch.over[seq]
+        elif seq.status is Status.RUNNING:
             if seq.base is not None:
                 self.leave_group(seq)
             del self.running[seq]
@@ -281,6 +305,7 @@ class Replica:
         loading = seq.status is Status.LOADING and seq not in self._received
         self._received.pop(seq, None)
         self._close(seq, keep_blocks=loading)
+        self._end_batch()
 
     def received(self, seq: Sequence, bad_block: int | None = None) -> bool:
         """The KV that *seq* waits for is here, all or (from *bad_block* on) not.
@@ -330,6 +355,7 @@ class Replica:
             to_back: it queues up anew instead (SGLang).
         """
         self.pool.release(seq)
+        self._forget_promise(seq)
         self.encoder.release(seq)
         self.inflight_prefills.pop(seq, None)
         del self.running[seq]
@@ -458,12 +484,34 @@ class Replica:
             self.explicit.pop(seq, None)
         else:
             self.leave_line(seq)  # preempted while its last token was in flight
-        self._close(seq, keep_blocks=False)
+        batch = self.rectangle
+        if batch is None or not batch.together:
+            self._close(seq, keep_blocks=False)
+        else:
+            batch.over[seq] = None
+            self.pool.checkpoint(seq, min(seq.computed, seq.known - 1))
+            seq.status = Status.FINISHED
+            if not batch.pad_ended and self.connector is None:
+                self.pool.release(seq)
+        self._end_batch()
+
+    def _end_batch(self) -> None:
+        """If nobody of the static batch runs any more, answer all who are not answered."""
+        batch = self.rectangle
+        if batch is not None and not self.running:
+            self.rectangle = None
+            for seq in batch.over:
+                self._close(seq, keep_blocks=False)
+
+    def _forget_promise(self, seq: Sequence) -> None:
+        seq.promised_blocks, seq.held = 0, False
+        self.promises.pop(seq, None)
 
     def _close(self, seq: Sequence, *, keep_blocks: bool) -> None:
         if seq.status is Status.RUNNING:
             self.pool.checkpoint(seq, min(seq.computed, seq.known - 1))
         seq.status = Status.FINISHED
+        self._forget_promise(seq)
         self.inflight_prefills.pop(seq, None)
         self.deferred.pop(seq, None)
         if self.connector is not None and self.connector.finished(seq):
@@ -510,7 +558,8 @@ class Replica:
                 self.pool.grow(growth)
         else:
             for seq in self._by_admission(step):
-                self.pool.acquire(seq, None, seq.blocks + 1)
+                if not seq.held:
+                    self.pool.acquire(seq, None, seq.blocks + 1)
         self._settled = step + 1
         self._advance_frontier(step + 1 - self._lag)
 
@@ -535,7 +584,8 @@ class Replica:
                     pool.now = plan.planned_ps(step - plan.index)
                 pool.make_room(self.decode_room)
                 for seq in self._by_admission(step):
-                    pool.acquire(seq, None, seq.blocks + 1)
+                    if not seq.held:
+                        pool.acquire(seq, None, seq.blocks + 1)
             self._advance_frontier(step + 1 - self._lag)
         pool.now = self.now
 

@@ -42,6 +42,8 @@ class Sequence:
         blocks: KV blocks held; `committed` of them, from the first, are in the prefix index.
         inserted: blocks that it put in a radix tree since it was admitted.
         table: block ids (block pool) · `node`: leaf of its path (extent pool).
+        promised_blocks: KV blocks that it may ever need, if it was promised them; else 0.
+        held: it has taken them all and does not grow.
         run_number: order of admission to the batch, for ties.
     """
 
@@ -52,6 +54,8 @@ class Sequence:
     preemptions = 0
     status = Status.WAITING
     blocks = committed = inserted = 0
+    promised_blocks = 0
+    held = False
     node: Any = None
     base: int | None = None  # while in the decode group
     entry_blocks = 0  # blocks held when it joined the group

@@ -10,6 +10,7 @@ from ...policies.scheduling.base import Prefix
 from .connector import Remote
 from .kv.face import Hit
 from .plan import Admission, Chunk, StepPlan
+from .rectangle import Rectangle
 from .sequence import Sequence, Status
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class StepBuilder:
     _spared = 0  # of the budget
     _pending_items: tuple[int, ...] | list[int] = ()  # of the request that is being looked at
     _pending_twins: tuple[int, ...] | list[int] = ()  # equal to one of these, computed with it
+    _rectangle: tuple[bool, bool, bool] | None = None  # of the static batch that it admits
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
@@ -153,6 +155,8 @@ class StepBuilder:
         replica = self.replica
         if seq not in replica.running:
             raise IllegalPlanError(f"{seq} cannot be preempted: it is not running")
+        if replica.rectangle is not None:
+            raise IllegalPlanError(f"{seq} cannot be preempted: a static batch runs to its end")
         if seq.base is not None:
             if self.plan.group:
                 raise IllegalPlanError(
@@ -249,13 +253,13 @@ class StepBuilder:
         may_grow = hit.may_grow or replica.next_block_is_growing(seq, hit.blocks)
         return Prefix(local + remote.tokens, remote.asynchronous, may_grow)
 
-    def fits(self, seq: Sequence) -> bool:
+    def fits(self, seq: Sequence, *, spare: int = 0) -> bool:
         """Whether free KV holds all known tokens of a waiting request, those cached counted."""
         self._check_waiting(seq, "measured")
         pool, known = self.replica.pool, min(seq.known, self.replica.limits.max_model_len)
         hit = None if seq.computed else pool.match(seq, seq.known - 1)
         held, idle = (seq.blocks, 0) if hit is None else (hit.blocks, hit.idle)
-        return self._blocks(known) - held + idle <= pool.free
+        return self._blocks(known) - held + idle + spare <= pool.free
 
     def padding(self, left: int, computed: int) -> int:
         """Rows that speculation adds to a request admitted with one token left; else 0."""
@@ -265,8 +269,22 @@ class StepBuilder:
         joins = computed or self.plan.group or any(c.admitted is None for c in self._taken.values())
         return drafts if left == 1 and fits and joins else 0
 
+    def rectangle(self, *, pad_prompts: bool, pad_ended: bool, together: bool) -> None:
+        """What this step admits is a static batch: nobody joins it until all have ended."""
+        if self.replica.running and len(self.replica.running) > len(self._taken):
+            raise IllegalPlanError("a static batch begins alone, and requests are running")
+        self._rectangle = (pad_prompts, pad_ended, together)
+
     def admit(
-        self, seq: Sequence, tokens: int, *, whole: bool, watermark: float, drafts: int = 0
+        self,
+        seq: Sequence,
+        tokens: int,
+        *,
+        whole: bool,
+        watermark: float,
+        drafts: int = 0,
+        until: int = 0,
+        hold: bool = False,
     ) -> bool:
         """Move a waiting request into the batch and compute *tokens* of it."""
         replica = self.replica
@@ -279,7 +297,9 @@ class StepBuilder:
             )
         if len(replica.running) >= replica.limits.max_num_seqs:
             raise IllegalPlanError(f"{seq} cannot be admitted: {len(replica.running)} are running")
-        start = self._allocate(seq, tokens, whole, watermark, reserved=0)
+        if replica.rectangle is not None:
+            raise IllegalPlanError(f"{seq} cannot join: a static batch is running")
+        start = self._allocate(seq, tokens, whole, watermark, 0, until, hold)
         if start is None:
             if seq.request.items:
                 replica.encoder.release(seq)
@@ -294,14 +314,16 @@ class StepBuilder:
         self._record(seq, start, tokens, drafts, resumed)
         return True
 
-    def load(self, seq: Sequence, *, whole: bool, watermark: float) -> bool:
+    def load(
+        self, seq: Sequence, *, whole: bool, watermark: float, until: int = 0, hold: bool = False
+    ) -> bool:
         """Start fetching its remote KV; it waits outside the batch."""
         replica = self.replica
         self._left(seq, asynchronous=True)
         reserved = sum(replica.remaining_blocks(other) for other in replica.inflight_prefills)
         if replica.limits.num_spec_tokens:
             reserved += -(-replica.limits.num_spec_tokens // replica.limits.block_size)
-        start = self._allocate(seq, 0, whole, watermark, reserved)
+        start = self._allocate(seq, 0, whole, watermark, reserved, until, hold)
         if start is None:
             return False
         self._tell(seq, start)
@@ -328,7 +350,14 @@ class StepBuilder:
         return seq.known - cached - remote.tokens
 
     def _allocate(
-        self, seq: Sequence, tokens: int, whole: bool, watermark: float, reserved: int
+        self,
+        seq: Sequence,
+        tokens: int,
+        whole: bool,
+        watermark: float,
+        reserved: int,
+        until: int,
+        hold: bool,
     ) -> int | None:
         """Blocks for a waiting request; its first computed position, or None."""
         replica = self.replica
@@ -342,6 +371,11 @@ class StepBuilder:
             need = max(self._blocks(min(seq.known, replica.limits.max_model_len)) - held, 0)
             if need + idle + spare > pool.free:
                 return None
+        most = seq.promised_blocks
+        if until and not most:
+            most = self._promise(seq, until)
+            if max(most - held, 0) + idle + spare + self._promised() > pool.free - reserved:
+                return None
         start = seq.computed + hit_blocks * pool.block_size + remote.tokens
         lookahead = 0 if not tokens else replica.limits.lookahead_tokens
         slots = self._blocks(min(start + tokens + lookahead, replica.limits.max_model_len))
@@ -349,8 +383,33 @@ class StepBuilder:
             # whoever grows may evict the hit: then less of the first chunk has to be held
             replica.unsettled |= idle > 0 and not whole and not pool.lazy
             return None
-        pool.acquire(seq, hit, max(slots, held))
+        if until and not seq.promised_blocks:
+            seq.promised_blocks, seq.held = most, hold
+            if not hold:
+                replica.promises[seq] = None
+        pool.acquire(seq, hit, max(slots, held, most if hold else 0))
         return start
+
+    def _promise(self, seq: Sequence, until: int) -> int:
+        """Blocks of *until* positions, and what speculation adds to them."""
+        limits = self.replica.limits
+        least = min(seq.prompt_tokens + seq.request.max_tokens, limits.max_model_len)
+        if until < least:
+            raise IllegalPlanError(f"{seq} is promised KV for {until} tokens and may need {least}")
+        drafts = limits.num_spec_tokens + limits.lookahead_tokens
+        return self._blocks(min(until + drafts, limits.max_model_len))
+
+    def _promised(self) -> int:
+        """Blocks that requests were promised and have not taken yet."""
+        replica = self.replica
+        step, size = replica.step_index + (self.plan.group > 0), replica.limits.block_size
+        left = 0
+        for seq in replica.promises:
+            blocks = seq.blocks
+            if seq.base is not None:
+                blocks = max(seq.entry_blocks, -(-(step - seq.base) // size))
+            left += max(seq.promised_blocks - blocks, 0)
+        return left
 
     def _tell(self, seq: Sequence, start: int) -> None:
         """Let connector and log know of an allocation."""
@@ -418,6 +477,12 @@ class StepBuilder:
         if replica.encoder.evicting:
             plan.encoder_evicted = replica.encoder.take_evicted()
         plan.chunks = list(self._taken.values())
+        if self._rectangle is not None and plan.chunks:
+            longest = max(chunk.start + chunk.tokens for chunk in plan.chunks)
+            begun = Rectangle(plan.index, len(plan.chunks), longest, *self._rectangle)
+            replica.rectangle = begun
+        if replica.rectangle is not None:
+            replica.rectangle.pad(plan)
         plan.tokens = replica.limits.max_num_batched_tokens - self.budget - self._spared
         if plan.tokens:
             replica.begin(plan)
