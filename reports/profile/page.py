@@ -115,7 +115,7 @@ def _errors(data: Data, plots: Plots) -> Html:
     left = plots.add("residuals", figures.residuals(operations))
     steps = plots.add("steps", figures.steps(data["steps"]))
     roof = plots.add("roofline", figures.roofline(operations, data["peaks"]))
-    return join([pair(left, steps), roof])
+    return join([pair(left, steps), roof]) if left or steps or roof else join([])
 
 
 def _operations(operations: Sequence[Data], plots: Plots) -> Html:
