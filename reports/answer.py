@@ -7,9 +7,11 @@ from typing import Any
 
 from ..sim.state.records import CellRecords
 from .labels import labels, short
+from .metrics.step_time import DOUBTFUL, doubtful
 from .ranking import Ranking, effects, rank
 from .text import compared, percent, plural, significant, time
 
+_COVERED = 0.05  # of the step time may lie outside of what was measured
 _SAME = 0.01  # cells nearer than this to one another are called alike
 
 
@@ -106,7 +108,12 @@ def _what_matters(cells: Sequence[CellRecords], ranking: Ranking) -> list[str]:
 def warnings(cells: Sequence[CellRecords], summaries: Sequence[dict[str, Any]]) -> list[str]:
     """What must be read before the numbers: overload, refused requests, too few samples."""
     names = labels(cells)
-    return [*_load(names, summaries), *_lost(summaries), *_few(summaries)]
+    return [
+        *_load(names, summaries),
+        *_lost(summaries),
+        *_guessed(summaries),
+        *_few(summaries),
+    ]
 
 
 def _listed(names: list[str]) -> str:
@@ -139,6 +146,17 @@ def _lost(summaries: Sequence[dict[str, Any]]) -> list[str]:
         f"{sum(lost):,} of {plural(arrived, 'request')} failed or were shed{among}; "
         "latencies are of those that finished."
     ]
+
+
+def _guessed(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """Said of a profile that does not cover a run; a roofline is announced as one."""
+    worst = max(summaries, key=lambda metrics: doubtful(metrics["step_time"]))
+    shares = worst["step_time"]
+    if doubtful(shares) <= _COVERED or shares["datasheet"] > 1 - _COVERED:
+        return []
+    parts = [f"{percent(shares[grade])} {grade}" for grade in DOUBTFUL if shares[grade]]
+    where = "" if len(summaries) == 1 else " in the worst cell"
+    return [f"The profile does not cover the run: of the step time {', '.join(parts)}{where}."]
 
 
 def _few(summaries: Sequence[dict[str, Any]]) -> list[str]:

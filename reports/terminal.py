@@ -122,6 +122,9 @@ def _single(metrics: dict[str, Any]) -> list[str]:
     facts = {"hit rate": percent(metrics["hit_rate"]), "load": metrics["saturation"]["verdict"]}
     facts |= {column.name: _with_unit(column, metrics) for column in rates([metrics])}
     facts["preemptions"] = count(metrics["preemptions"])
+    if shares := metrics["step_time"]:
+        known = [f"{percent(share)} {grade}" for grade, share in shares.items() if share]
+        facts["step times"] = ", ".join(known)
     shown = " · ".join(f"{name} {value}" for name, value in facts.items())
     return [*(_aligned(rows, gap=2) if len(rows) > 1 else []), *_wrapped(shown)]
 

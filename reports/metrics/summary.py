@@ -12,6 +12,7 @@ from .goals import goals, usd_per_million_output_tokens
 from .hits import hits, misses
 from .saturation import saturation
 from .stats import distribution, finite, gap_distribution, ratio
+from .step_time import step_time
 from .window import Window
 
 
@@ -41,6 +42,7 @@ def summarize(cell: CellRecords) -> dict[str, Any]:
         **goals(cell, window),
         **_work(cell, window),
         "saturation": saturation(window.columns),
+        "step_time": step_time(cell),
         "steps": cell.totals["steps"],
         "simulated_s": cell.totals["simulated_ps"] / 1e12,
         "kv_blocks": cell.totals["kv_blocks"],

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..metrics.goals import SLO_TARGET
 from ..metrics.stats import MIN_SAMPLES
-from ..text import MISSING, count, number, plural, size, time
+from ..text import MISSING, count, number, percent, plural, size, time
 from .context import Context
 from .html import Html, Td, details, join, table, tag
 
@@ -101,7 +101,13 @@ def _sources(page: Context) -> list[str]:
         "Hits, evictions, preemptions and batches are decisions, simulated step by step. Seconds "
         "are those decisions priced by a cost model: " + ("; ".join(sources) or "not stated") + "."
     ]
-    guesses = [s for s in sources if "datasheet" in s.lower() or "roofline" in s.lower()]
+    parts = [part for source in sources for part in source.split("; ")]
+    guesses = [part for part in parts if part.startswith("datasheet")]
+    for name, metrics in zip(page.names, page.summaries, strict=True):
+        if (shares := metrics["step_time"]) and shares["datasheet"] < 1:
+            known = [f"{percent(share)} {grade}" for grade, share in shares.items() if share]
+            of = f" of {name}" if len(page.names) > 1 else ""
+            found.append(f"Step time{of}: {', '.join(known)}.")
     if guesses:
         found.append(
             "Step times are a datasheet guess, nothing in them was measured on this GPU: read the "

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from ...policies.types import Picoseconds
-from .profile import GRADES
 
-#: picoseconds of one step by grade, in the order of `profile.GRADES`
+#: how a time was come by, best first. transferred: from another shape or device; datasheet: from
+#: the roofline
+Grade: TypeAlias = Literal["measured", "interpolated", "extrapolated", "transferred", "datasheet"]
+GRADES: tuple[Grade, ...] = (
+    "measured",
+    "interpolated",
+    "extrapolated",
+    "transferred",
+    "datasheet",
+)
+#: their places in `GRADES`
+MEASURED, INTERPOLATED, EXTRAPOLATED, TRANSFERRED, DATASHEET = range(len(GRADES))
+
+#: picoseconds of one step by grade, in the order of `GRADES`
 Split: TypeAlias = tuple[int, ...]
 
 

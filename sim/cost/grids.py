@@ -3,7 +3,7 @@
 Outside of a grid nothing is fitted. Below the first point of an axis its value holds; beyond the
 last it grows in proportion to the work there (tokens, bytes, KV tokens read, pairs of query and
 key). A value comes with the worst grade among the points that it was made of, as an index of
-`profile.GRADES`: an exact hit keeps its own, anything between is at least interpolated, anything
+`grades.GRADES`: an exact hit keeps its own, anything between is at least interpolated, anything
 outside at least extrapolated.
 """
 
@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from ...policies.errors import InputError
-from .profile import GRADES, Table
+from .grades import EXTRAPOLATED, GRADES, INTERPOLATED
+from .profile import Table
 from .work import PS
-
-MEASURED, INTERPOLATED, EXTRAPOLATED, TRANSFERRED, DATASHEET = range(len(GRADES))
 
 Value: TypeAlias = tuple[float, int]  #: picoseconds of all launches of a step, and the grade
 Rows: TypeAlias = Iterable[tuple[tuple[float, ...], float, int]]  #: coordinates, ps, grade

@@ -6,17 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from .dtypes import HALF_BYTES
-from .grids import (
-    DATASHEET,
-    EXTRAPOLATED,
-    Line,
-    Mixed,
-    Slices,
-    Value,
-    decode_slices,
-    pairs,
-    rows_of,
-)
+from .grades import DATASHEET, EXTRAPOLATED
+from .grids import Line, Mixed, Slices, Value, decode_slices, pairs, rows_of
 from .grids import prefill_slices as _prefill_slices
 from .ops import OPS, Family
 from .profile import Profile, Table

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import NamedTuple
 
-from .grids import DATASHEET
+from .grades import DATASHEET, GRADES, Grade
 from .ops import OPS, Family
-from .profile import GRADES, Grade, Profile
+from .profile import Profile
 
 #: relative standard deviation of a prediction of each grade, beside its table's own. Sources:
 #: interpolation and transfer of fitted tables of an H100, held out; the roofline of four real

@@ -12,28 +12,19 @@ from contextlib import suppress
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...policies.errors import InputError, UnknownNameError
+from .grades import GRADES as GRADES
+from .grades import Grade as Grade
 from .ops import OPS, Axis
 from .profile_errors import explained
 
 FORMAT: Final = "infersim-profile"
 VERSION: Final = 1
 PROFILE, SAMPLES = "profile.json", "samples.parquet"
-
-#: how a time was come by, best first. transferred: from another shape or device; datasheet: from
-#: the roofline
-Grade: TypeAlias = Literal["measured", "interpolated", "extrapolated", "transferred", "datasheet"]
-GRADES: tuple[Grade, ...] = (
-    "measured",
-    "interpolated",
-    "extrapolated",
-    "transferred",
-    "datasheet",
-)
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]

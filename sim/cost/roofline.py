@@ -13,6 +13,7 @@ from ...policies.errors import InputError
 from ...policies.types import Picoseconds
 from . import parameters
 from .base import DecodeLine, StepShape
+from .grades import DATASHEET, GRADES, LineDoubt, Split
 from .overheads import Overheads
 from .specs import GpuSpec, ModelSpec, Parallelism
 from .work import PS, attention_rates, gemm_rates, head_rate, image_rate
@@ -127,6 +128,11 @@ class Roofline:
             total += self.image_ps(images)
         return total + self._forward_ps(tokens) + self.sampling_ps(samples)
 
+    def timed(self, shape: StepShape) -> tuple[Picoseconds, Split]:
+        """`duration_ps`, all of it from a datasheet."""
+        duration_ps = self.duration_ps(shape)
+        return duration_ps, _all_datasheet(duration_ps)
+
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
         """What the tokens add to a step whose weights are read anyway: products and attention."""
         return tokens * self._marginal_token_ps + self.chunk_ps(tokens, context_tokens)
@@ -135,11 +141,12 @@ class Roofline:
         base = self._host_ps + self._sequence_ps * decodes
         base += self._forward_ps(decodes) + self.sampling_ps(decodes)
         if not self._limited_ps:
-            line = DecodeLine(base, self._full_ps, UNBOUNDED)
+            line = DecodeLine(base, self._full_ps, UNBOUNDED, _doubt(base))
             return line, line
         edge = decodes * self._limit
-        below = DecodeLine(base, self._full_ps + self._limited_ps, edge)
-        return below, DecodeLine(base + self._limited_ps * edge, self._full_ps, UNBOUNDED)
+        below = DecodeLine(base, self._full_ps + self._limited_ps, edge, _doubt(base))
+        base += self._limited_ps * edge
+        return below, DecodeLine(base, self._full_ps, UNBOUNDED, _doubt(base))
 
     def _forward_ps(self, tokens: int) -> int:
         """All that depends on the number of tokens alone; 0 for none."""
@@ -241,3 +248,11 @@ class Roofline:
             rising = reach - before
             pairs = rising * before + (rising * (rising + 1) >> 1) + (new - rising) * reach
         return max(pairs * self._near_pair, min(before + new, reach + new) * self._near_key)
+
+
+def _doubt(base_ps: int) -> LineDoubt:
+    return LineDoubt(_all_datasheet(base_ps), DATASHEET)
+
+
+def _all_datasheet(ps: int) -> Split:
+    return tuple([ps if i == DATASHEET else 0 for i in range(len(GRADES))])

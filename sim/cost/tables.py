@@ -18,12 +18,11 @@ from typing import NamedTuple
 
 from ...policies.types import Picoseconds
 from .base import DecodeLine, StepShape
-from .grades import Doubt, LineDoubt, Split
-from .grids import DATASHEET, MEASURED
+from .grades import DATASHEET, GRADES, MEASURED, Doubt, LineDoubt, Split
 from .overheads import Overheads
 from .parts import Part, Term, parts
 from .prediction import PartTime, Prediction, predicted, sigma_of
-from .profile import GRADES, Host, Profile
+from .profile import Host, Profile
 from .roofline import UNBOUNDED, Roofline
 from .specs import GpuSpec, ModelSpec, Parallelism
 from .work import PS
@@ -103,7 +102,7 @@ class TableCost:
         made = f"{stamp.origin}, {stamp.engine}" if stamp.engine else stamp.origin
         text = f"profile {profile.name} ({made})"
         if self.parts.filled:
-            text += f"; from the datasheet roofline: {', '.join(self.parts.filled)}"
+            text += f"; filled from the roofline: {', '.join(self.parts.filled)}"
         return text
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 
 from ...policies.errors import InfersimError, NoProgressError
 from ...policies.types import Picoseconds
+from ..cost.grades import GRADES
 from ..state.config import ClusterConfig, RunLimits
 from ..state.content import Chains
 from ..state.journal import Journal, Sampler
@@ -206,7 +208,15 @@ class Run:
             "link_bytes": link.carried_bytes if link is not None else 0,
             "link_busy_ps": link.busy_ps if link is not None else 0,
             **offloaded(self.cluster.offloads),
+            **self._grades(),
         }
+
+    def _grades(self) -> dict[str, int]:
+        """Step time by grade, of the grades that occur."""
+        found: Counter[str] = Counter()
+        for server in self.cluster.servers:
+            found.update(server.ledger.totals())
+        return {f"{grade}_ps": found[grade] for grade in GRADES if found[grade]}
 
 
 def _nobody_waits(result: CallResult) -> None:
