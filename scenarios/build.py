@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -156,6 +157,7 @@ def assemble(cell: Cell, folders: Sequence[Path]) -> Assembly:
     found = pools(scenario, folders)
     config = cluster(scenario, found, folders)
     config.routing.rng = streams.get("routing")
+    config = replace(config, link_rng=streams.get("links.kv"))
     context = min(pool.capacity.max_model_len for pool in found)
     contents = Contents()
     workload = scenario.workload.build(streams, contents, folders, context)
@@ -271,7 +273,9 @@ def _link(scenario: Scenario, folders: Sequence[Path]) -> LinkConfig | None:
         return None
     if spec.name is not None:
         link = catalogued("link", spec.name, folders)
-        return LinkConfig(round(link.latency_s * PS_PER_S), round(link.bandwidth_bytes_per_s))
-    assert spec.latency_us is not None
-    assert spec.gbytes_per_s is not None
-    return LinkConfig(round(spec.latency_us * 1e6), round(spec.gbytes_per_s * 1e9))
+        latency_ps, rate = round(link.latency_s * PS_PER_S), round(link.bandwidth_bytes_per_s)
+    else:
+        assert spec.latency_us is not None
+        assert spec.gbytes_per_s is not None
+        latency_ps, rate = round(spec.latency_us * 1e6), round(spec.gbytes_per_s * 1e9)
+    return LinkConfig(latency_ps, rate, spec.failure, spec.retries)

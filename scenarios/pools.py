@@ -107,6 +107,7 @@ class Pool:
             model=spec.model,
             ranks=spec.dp,
             offload=self._offload(),
+            layers=self.model.layers,
         )
 
     def _offload(self) -> OffloadLimits | None:

@@ -11,12 +11,12 @@ from ...sim.state.config import ClusterConfig, PoolConfig
 from ...sim.state.connector import Connector
 from ...sim.state.content import Chains
 from ...sim.state.front import Front
+from ...sim.state.halves import split_connector
 from ...sim.state.journal import Journal
 from ...sim.state.kv.blocks import BlockPool
 from ...sim.state.offload import OffloadConnector
 from ...sim.state.queue import waiting_line
 from ...sim.state.replica import Replica
-from ...sim.state.split import PullConnector
 from .carrier import Carrier, Fetcher
 from .clock import Clock
 from .runner import StepRunner
@@ -70,12 +70,8 @@ class Cluster(Front[Server]):
             eviction.attach(future)
         # ids of blocks are what tensors are indexed by, so never runs of blocks
         kv = BlockPool(limits.kv_blocks, limits.block_size, eviction, caching=limits.prefix_caching)
-        connector: Connector | None = None
-        if pool.role == "prefill":
-            connector = self._splitter.source
-        elif pool.role == "decode":
-            connector = PullConnector(self._splitter, limits.block_size, pool.kv_bytes_per_token)
-        elif pool.offload is not None:
+        connector: Connector | None = split_connector(self._splitter, pool, roles_change=False)
+        if pool.offload is not None:
             fetcher = Fetcher(pool.offload, self.clock, lambda: self.servers[number])
             block_bytes = limits.block_size * pool.kv_bytes_per_token
             connector = OffloadConnector(

@@ -193,8 +193,14 @@ def check(config: ClusterConfig) -> None:
     """Refuse what the executor does not do.
 
     Raises:
-        InputError: data-parallel ranks, speculation, or KV without end.
+        InputError: KV that travels during a prefill, data-parallel ranks, or speculation.
     """
+    overlap = getattr(config.disaggregation, "overlap", "none")
+    if overlap != "none":
+        raise InputError(
+            f"the executor moves KV when a prefill is done, not during it as overlap: {overlap}",
+            where="policies.disaggregation",
+        )
     for pool in config.pools:
         where = f"cluster pool {pool.name}"
         if pool.ranks > 1:

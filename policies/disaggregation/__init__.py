@@ -1,3 +1,4 @@
 """Where prefill and decode run, and how KV travels between them."""
 
+from . import conditional as conditional
 from . import static as static

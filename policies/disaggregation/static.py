@@ -9,7 +9,7 @@ from typing import ClassVar
 from ..errors import InputError
 from ..registry import disaggregation
 from ..types import Promise, ReplicaId, Request
-from .base import Placement, Pools
+from .base import Placement, Pools, Split
 
 
 @disaggregation("colocated")
@@ -37,12 +37,13 @@ class Colocated:
 
 @disaggregation("static-split")
 @dataclass(slots=True)
-class StaticSplit:
-    """Prompts are computed in the prefill pool; the decode pool pulls their KV and answers.
+class StaticSplit(Split):
+    """Prompts are computed in the prefill pool; the decode pool gets their KV and answers.
 
-    Flow: vLLM 0.33's NIXL connector: the prefill replica answers one token
-    and keeps its blocks until the decode replica has pulled those that it does not hold already;
-    the decode replica computes the last prompt token again and samples from it.
+    Flow with transfer: pull, the default: vLLM 0.33's NIXL connector. The prefill replica answers
+    one token and keeps its blocks until the decode replica has pulled those that it does not hold
+    already; the decode replica computes the last prompt token again and samples from it.
+    With transfer: push: SGLang's, where a prompt waits until the decode replica has room for it.
     """
 
     promise: ClassVar[Promise] = Promise()
@@ -54,9 +55,4 @@ class StaticSplit:
         route: Callable[[Sequence[ReplicaId]], ReplicaId],
     ) -> Placement:
         """One replica of each pool."""
-        if not pools.prefill or not pools.decode:
-            raise InputError(
-                "static-split needs a pool with role: prefill and one with role: decode",
-                where="policies.disaggregation",
-            )
-        return Placement(route(pools.prefill), route(pools.decode))
+        return self.pair(pools, route, "static-split")

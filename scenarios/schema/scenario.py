@@ -54,6 +54,15 @@ class LinkSpec(Spec):
     gbytes_per_s: float | None = Field(
         default=None, gt=0, le=1e9, description="gigabytes per second in one direction"
     )
+    failure: float = Field(
+        default=0.0, ge=0, le=1, description="probability that a transfer fails, seen at its end"
+    )
+    retries: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="how often a failed transfer is sent again before its KV is computed anew",
+    )
 
     @model_validator(mode="after")
     def _either(self) -> LinkSpec:

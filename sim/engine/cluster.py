@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ...policies.eviction.future import NextUse
+from ...policies.types import Picoseconds
 from ..state.config import ClusterConfig, OffloadLimits, PoolConfig
 from ..state.connector import Connector
 from ..state.content import Chains
 from ..state.front import Front
+from ..state.halves import split_connector
 from ..state.journal import Journal
 from ..state.kv.blocks import BlockPool
 from ..state.kv.build import make_pool
@@ -18,7 +20,7 @@ from ..state.link import FifoLink
 from ..state.offload import Load, OffloadConnector
 from ..state.queue import waiting_line
 from ..state.replica import Replica
-from ..state.split import Pull, PullConnector
+from ..state.split import Pull
 from .clock import ARRIVAL, Clock
 from .config import Effort
 from .lockstep import Lockstep, Rank
@@ -46,7 +48,7 @@ class Cluster(Front[Server]):
         leap: bool,
         on_answer: Callable[[], None],
     ) -> None:
-        super().__init__(config, clock, journal, chains, self._carry, on_answer)
+        super().__init__(config, clock, journal, chains, self._carry, on_answer, self._later)
         self.clock, self._effort, self._future = clock, effort, future
         self.offloads: list[OffloadConnector] = []
         link = config.kv_link
@@ -69,14 +71,9 @@ class Cluster(Front[Server]):
         if eviction.promise.oracle and self._future is not None:
             eviction.attach(self._future)
         kv = make_pool(pool.limits, eviction, runs=pool.offload is None)
-        connector: Connector | None = None
-        if pool.role == "prefill":
-            connector = self._splitter.source
-        elif pool.role == "decode":
-            connector = PullConnector(
-                self._splitter, pool.limits.block_size, pool.kv_bytes_per_token
-            )
-        elif pool.offload is not None:
+        splits = split_connector(self._splitter, pool, roles_change=False)
+        connector: Connector | None = splits
+        if pool.offload is not None:
             connector = self._offload(pool, pool.offload, number, kv)
         scheduler = pool.make_scheduler()
         order = pool.order_for(scheduler)
@@ -97,6 +94,7 @@ class Cluster(Front[Server]):
             leap=leap,
             on_end=lambda seq: self.ended(number, seq),
             on_admit=lambda plan: self.admitted(number, plan),
+            on_begin=None if splits is None else self._splitter.begun,
         )
 
     def _offload(
@@ -122,5 +120,8 @@ class Cluster(Front[Server]):
 
     def _carry(self, pull: Pull, arrived: Callable[[], None]) -> None:
         assert self.link is not None
-        arrival = self.link.send(self.clock.now_ps, pull.size_bytes)
+        arrival = self.link.send(self.clock.now_ps, pull.size_bytes, pull.before_bytes)
         self.clock.at(arrival, ARRIVAL, lambda _: arrived())
+
+    def _later(self, time_ps: Picoseconds, call: Callable[[], None]) -> None:
+        self.clock.at(time_ps, ARRIVAL, lambda _: call())

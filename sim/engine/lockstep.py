@@ -66,6 +66,8 @@ class Rank(Server):
         """The group's step, or run of *steps* steps, takes the time of *span*."""
         own = Span(span.start_ps, span.first_ps, span.growth_ps)
         self._spans.append(own)
+        if plan.chunks and self._on_begin is not None:
+            self._on_begin(plan, own.start_ps, own.end_ps)
         if steps > 1:
             plan.repeat = steps
             own.end_ps = own.end(steps)

@@ -28,6 +28,7 @@ class Server:
         number: the replica's id; ties at one instant go by it.
         on_end: called with each sequence that ended, in order.
         on_admit: called with each plan that admits requests, or starts to fetch their KV.
+        on_begin: called with each plan that is more than decodes of the group, its begin and end.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class Server:
         leap: bool,
         on_end: Callable[[Sequence], None],
         on_admit: Callable[[StepPlan], None],
+        on_begin: Callable[[StepPlan, Picoseconds, Picoseconds], None] | None = None,
     ) -> None:
         self.number, self.replica, self.cost = number, replica, cost
         self._clock, self._effort, self._leap = clock, effort, leap
         self._timed = cost.timed if isinstance(cost, GradedCost) else None
         self.ledger = Ledger()  #: step time by grade
-        self._on_end, self._on_admit = on_end, on_admit
+        self._on_end, self._on_admit, self._on_begin = on_end, on_admit, on_begin
         self._depth = 2 if replica.limits.async_scheduling else 1
         self._wake: Any = None  # the pending callback; older ones are stale
         self._dozing = False  # it is only the scheduler's, which lets requests wait till then
@@ -176,7 +178,10 @@ class Server:
                 if not plans and len(replica.running) < running:
                     continue  # all gave way: what they held may serve those in line
                 break
-            spans.append(self._span(plan, spans[-1].end_ps if spans else now))
+            span = self._span(plan, spans[-1].end_ps if spans else now)
+            spans.append(span)
+            if plan.chunks and self._on_begin is not None:
+                self._on_begin(plan, span.start_ps, span.end_ps)
         if plans:
             self._wake_at(self._next_decision())
         elif (due := replica.wakes_ps) > now:

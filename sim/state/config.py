@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ...policies.disaggregation.base import Disaggregation
 from ...policies.errors import InputError
@@ -101,6 +101,7 @@ class PoolConfig:
         kv_bytes_per_token: of all GPUs of a replica together (what a link has to carry).
         model: name that requests may ask for; "" serves any.
         offload: a tier in host memory for each replica; None: none.
+        layers: of the model; KV may travel layer by layer.
     """
 
     name: str
@@ -115,6 +116,7 @@ class PoolConfig:
     model: str = ""
     ranks: int = 1
     offload: OffloadLimits | None = None
+    layers: int = 1
 
     def order_for(self, scheduler: Scheduler) -> Order | None:
         """The order of the line that *scheduler* fills steps from: its own, if it brings one."""
@@ -126,10 +128,17 @@ class PoolConfig:
 
 @dataclass(frozen=True, slots=True)
 class LinkConfig:
-    """A FIFO link: one transfer at a time."""
+    """A FIFO link: one transfer at a time.
+
+    Attributes:
+        failure: probability that a transfer, when it has ended, turns out to have failed.
+        retries: how often one is sent again before the KV is computed where it was to arrive.
+    """
 
     latency_ps: Picoseconds
     bytes_per_s: int
+    failure: float = 0.0
+    retries: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +148,7 @@ class ClusterConfig:
     Attributes:
         kv_link: between prefill and decode pools; needed where a placement splits a request.
         signal_age_ps: how often replicas report their load to the router; 0: it sees it live.
+        link_rng: decides which transfers fail; needed where `kv_link` fails at all.
     """
 
     pools: tuple[PoolConfig, ...]
@@ -146,6 +156,7 @@ class ClusterConfig:
     disaggregation: Disaggregation
     kv_link: LinkConfig | None = None
     signal_age_ps: Picoseconds = 0
+    link_rng: Any = None
 
 
 @dataclass(frozen=True, slots=True)

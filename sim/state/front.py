@@ -18,7 +18,7 @@ from .replica import Replica
 from .reports import Live, Report
 from .sequence import Sequence
 from .session import Call, CallResult
-from .split import Carry, Splitter
+from .split import Carry, Later, Splitter
 
 Answer: TypeAlias = Callable[[CallResult], Any]
 
@@ -66,6 +66,7 @@ class Front(Generic[S]):
     Args:
         carry: moves the KV of split requests.
         on_answer: called when a request has ended, before its client hears of it.
+        later: calls back during steps; None where the host cannot, and no transfer overlaps.
     """
 
     def __init__(
@@ -76,12 +77,20 @@ class Front(Generic[S]):
         chains: Chains,
         carry: Carry,
         on_answer: Callable[[], None],
+        later: Later | None = None,
     ) -> None:
         self.config, self.journal, self.chains = config, journal, chains
         self._time, self._on_answer = clock, on_answer
         self.gaps = GapHistogram()
         self.servers: list[S] = []
-        self._splitter = Splitter(self.servers.__getitem__, lambda: clock.now_ps, carry)
+        self._splitter = Splitter(
+            self.servers.__getitem__,
+            lambda: clock.now_ps,
+            carry,
+            config.kv_link,
+            config.link_rng,
+            later,
+        )
         self._pool_of: list[PoolConfig] = []
         self.mixed: list[ReplicaId] = []
         self.prefill: list[ReplicaId] = []
@@ -130,14 +139,12 @@ class Front(Generic[S]):
         self._answers[request.id] = answer
         record = RequestRecord(request.arrival_ps)
         record.prefill_replica = placement.prefill
-        if placement.decode is None:
-            seq = Sequence(request, call.output_tokens, chain, pool.limits.max_model_len)
-        else:
+        if placement.decode is not None:
             if self.config.kv_link is None:
                 raise InputError("a split request needs a link for its KV", where="links.kv")
-            seq = self._splitter.split(
-                request, call.output_tokens, chain, placement, pool.limits, final.limits
-            )
+            self._splitter.split(request, call.output_tokens, chain, placement, pool, final, record)
+            return
+        seq = Sequence(request, call.output_tokens, chain, pool.limits.max_model_len)
         seq.record = record
         self.servers[placement.prefill].submit(seq)
 
@@ -183,12 +190,12 @@ class Front(Generic[S]):
             record = seq.record
             if resumed:
                 continue
+            if remote.tokens:
+                record.remote_tokens = remote.tokens
             if number == record.prefill_replica:
-                record.hit_tokens, record.remote_tokens = local, remote.tokens
+                record.hit_tokens = local
                 cost, found = self._pool_of[number].cost.prefill_ps, local + remote.tokens
                 record.misses = self._explainer.explain(number, seq, found, cost)
-            else:
-                record.remote_tokens = remote.tokens
 
     def ended(self, number: ReplicaId, seq: Sequence) -> None:
         """A request has ended on replica *number*: its prefill, or all of it."""
@@ -243,6 +250,10 @@ class Front(Generic[S]):
         """The candidates for the request being routed, as they last reported."""
         seen = self._reports if self.config.signal_age_ps else self._live
         return [seen[i] for i in self._candidates]
+
+    def load(self, replica: ReplicaId) -> Routable:
+        """What *replica* last reported."""
+        return (self._reports if self.config.signal_age_ps else self._live)[replica]
 
     def keep_reports(self) -> None:
         """Let the router see all replicas as they are now, until the next call."""

@@ -14,12 +14,14 @@ class Stage(Enum):
     REQUESTED = "requested"  # the source holds the KV and waits to be asked
     MOVING = "moving"  # the destination has blocks for it; bytes are on the way
     ARRIVED = "arrived"
+    FAILED = "failed"  # what came is of no use; it is sent again, or given up
     RELEASED = "released"  # the source may free its blocks
 
 
 _NEXT = {
     Stage.REQUESTED: {Stage.MOVING, Stage.RELEASED},
-    Stage.MOVING: {Stage.ARRIVED},
+    Stage.MOVING: {Stage.ARRIVED, Stage.FAILED},
+    Stage.FAILED: {Stage.MOVING, Stage.RELEASED},
     Stage.ARRIVED: {Stage.RELEASED},
     Stage.RELEASED: set(),
 }
@@ -29,7 +31,7 @@ class KVTransfer:
     """A prompt's KV on its way from the sequence that computed it to the one that answers.
 
     Attributes:
-        source: finished on its replica; its blocks stay until RELEASED.
+        source: computes the prompt; once it has ended its blocks stay until RELEASED.
         tokens: prompt tokens that the destination does not hold itself.
         size_bytes: what that is on the link, in whole blocks.
     """

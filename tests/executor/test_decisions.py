@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from infersim.policies.errors import InputError
+
 HEAD = """\
 name: s
 seed: 5
@@ -126,6 +128,25 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
         ["workload.concurrency=14", "cluster.pools.1.engine.async_scheduling=false"],
         ["remote_tokens", "preempted"],
     ),
+    "prefill there, pushed": (
+        SPLIT,
+        ["policies.disaggregation={name: static-split, transfer: push, in_flight: 2}"],
+        ["remote_tokens", "hit_tokens"],
+    ),
+    "prefill there, pulled two at a time, one in three fails": (
+        SPLIT,
+        [
+            "links.kv.failure=0.3",
+            "policies.disaggregation={name: static-split, in_flight: 2}",
+            "workload.concurrency=14",
+        ],
+        ["remote_tokens", "preempted"],
+    ),
+    "short prompts stay": (
+        SPLIT,
+        ["policies.disaggregation={name: conditional, max_local_tokens: 20}"],
+        ["remote_tokens", "hit_tokens", "prefill_tokens"],
+    ),
     "a tier in host memory": (CHAT, ["cluster.offload={blocks: 300}"], ["remote_tokens"]),
     "a small tier, slow link, sync": (
         AGENTS,
@@ -166,6 +187,12 @@ def test_the_executor_decides_as_the_simulator(name: str, tmp_path: Path, tools:
     for column in present:
         assert steps[column].any(), f"the case has no {column}"
     assert outcome.totals["evicted_blocks"] or "cluster.engine.enable_prefix" in str(settings)
+
+
+def test_kv_that_travels_during_a_prefill_is_refused(tmp_path: Path, tools: Any) -> None:
+    setting = "policies.disaggregation={name: static-split, transfer: push, overlap: layers}"
+    with pytest.raises(InputError, match="the executor moves KV when a prefill is done, not dur"):
+        tools.Both(tmp_path, SPLIT, setting).executed()
 
 
 def test_a_difference_would_be_seen(tmp_path: Path, tools: Any) -> None:
