@@ -178,7 +178,8 @@ def _explain(path: KeyPath, detail: ErrorDetails, document: Document) -> InputEr
 
 def _wrong_value(path: KeyPath, detail: ErrorDetails, document: Document) -> InputError:
     if detail["type"] == "union_tag_invalid":
-        path = (*path, str(detail["ctx"]["discriminator"]).strip("'"))
+        key = str(detail["ctx"]["discriminator"]).strip("'").removesuffix("()").lstrip("_")
+        path = (*path, key)
     where = f"{document.where(path, value=True)}  {dotted(path)}"
     return wrong_value(detail, where=where, help=_purpose(path))
 

@@ -16,13 +16,14 @@ from ..sim.state.config import EngineLimits, OffloadLimits, PoolConfig
 from .choice import Choice, takes
 from .explain import PartError
 from .profiles import cost_of, kv_blocks, profile_of
-from .schema.engine import SCHEDULER_FIELDS
 from .schema.named import catalogued
 from .schema.pool import PoolSpec
 from .schema.presets import PRESETS
 from .schema.scenario import PoliciesSpec
+from .schema.sglang import SglangSpec
 
 UNLIMITED_BLOCKS = 1 << 40
+UNLIMITED_TOKENS = 1 << 40
 GB = 1e9
 PS_PER_US = 1e6
 
@@ -91,9 +92,10 @@ class Pool:
                 kv_blocks=self.capacity.blocks,
                 block_size=spec.block_size,
                 max_model_len=self.capacity.max_model_len,
-                max_num_batched_tokens=engine.max_num_batched_tokens,
+                max_num_batched_tokens=self._step_tokens(policies),
                 max_num_seqs=engine.max_num_seqs,
                 prefix_caching=engine.enable_prefix_caching,
+                prefix_index=engine.prefix_index,
                 async_scheduling=engine.async_scheduling,
                 max_loras=engine.max_loras,
                 encoder_budget=engine.encoder_budget,
@@ -107,8 +109,12 @@ class Pool:
             model=spec.model,
             ranks=spec.dp,
             offload=self._offload(),
-            layers=self.model.layers,
         )
+
+    def _step_tokens(self, policies: PoliciesSpec) -> int:
+        """The token budget of a step; a scheduler with budgets of its own has no other."""
+        own = getattr(_scheduling(policies, self.spec).policy, "budgets", False)
+        return UNLIMITED_TOKENS if own else self.spec.engine.max_num_batched_tokens
 
     def _offload(self) -> OffloadLimits | None:
         offload = self.spec.offload
@@ -183,10 +189,10 @@ class Pool:
         if spec.kv_blocks == "unlimited":
             return self._limited(UNLIMITED_BLOCKS, None)
         if spec.kv_blocks is not None:
-            return self._limited(spec.kv_blocks - 1, None)
+            return self._limited(spec.kv_blocks - self._reserved, None)
         measured, remark = kv_blocks(spec, self.profile)
         if measured is not None:
-            return self._limited(measured - 1, None, "as the engine printed")
+            return self._limited(measured - self._reserved, None, "as the engine printed")
         computed = kv_capacity(
             self.model,
             self.gpu,
@@ -195,11 +201,16 @@ class Pool:
             kv_dtype=spec.kv_dtype,
             memory_fraction=spec.memory_fraction,
             max_num_batched_tokens=engine.max_num_batched_tokens,
-            max_num_seqs=engine.max_num_seqs,
+            max_num_seqs=engine.profiled_seqs,
             block_size=spec.block_size,
             overheads=spec.memory_overheads,
         )
-        return self._limited(computed.kv_blocks - 1, computed, remark=remark)
+        return self._limited(computed.kv_blocks - self._reserved, computed, remark=remark)
+
+    @property
+    def _reserved(self) -> int:
+        """Blocks that the engine counts and does not use: vLLM's null block."""
+        return 0 if isinstance(self.spec.engine, SglangSpec) else 1
 
     def _limited(
         self,
@@ -211,13 +222,17 @@ class Pool:
     ) -> Capacity:
         """Cut the context limit to what fits, as vLLM does where it is not given."""
         wanted, fits = self.spec.engine.max_model_len, blocks * self.spec.block_size
+        name = "max_model_len"
+        if isinstance(self.spec.engine, SglangSpec):
+            # what SGLang adds to a request's own need before it admits it
+            name, fits = "context_length", fits - 2 * self.spec.block_size - 1
         if fits < 2:
             raise InputError("no KV block is left", where="kv_blocks", help="at least 2 are needed")
         if wanted is not None and wanted > fits:
             raise InputError(
                 f"one request of {wanted:,} tokens does not fit in {fits:,} tokens of KV",
-                where="engine.max_model_len",
-                help="a smaller max_model_len, or more memory for KV",
+                where=f"engine.{name}",
+                help=f"a smaller {name}, or more memory for KV",
             )
         limit = wanted or self.model.max_pos
         note = remark
@@ -230,14 +245,36 @@ class Pool:
         return Capacity(blocks, min(limit, fits), computed, note, given)
 
     def _scheduler(self, policies: PoliciesSpec) -> Any:
-        engine = self.spec.engine
-        preset = PRESETS[engine.preset].policies
-        victim = policies.victim or Choice("victim", _victim(policies, preset))
-        if policies.scheduling is not None:
-            asks = takes(policies.scheduling.policy, "victim")
-            return policies.scheduling.build(**({"victim": victim.build()} if asks else {}))
-        params = {name: getattr(engine, key) for key, name in SCHEDULER_FIELDS.items()}
-        return Choice("scheduling", preset["scheduling"], params).build(victim=victim.build())
+        choice = _scheduling(policies, self.spec)
+        if not takes(choice.policy, "victim"):
+            return choice.build()
+        preset = PRESETS[self.spec.engine.preset].policies
+        return choice.build(
+            victim=(policies.victim or Choice("victim", _victim(policies, preset))).build()
+        )
+
+
+def _scheduling(policies: PoliciesSpec, spec: PoolSpec) -> Choice:
+    """The scheduling policy of a pool.
+
+    Raises:
+        InputError: it has no use for another policy that the scenario names.
+    """
+    engine = spec.engine
+    chosen = policies.scheduling
+    if chosen is None:
+        name = PRESETS[engine.preset].policies["scheduling"]
+        chosen = Choice("scheduling", name, engine.scheduler())
+    if policies.victim is not None and not takes(chosen.policy, "victim"):
+        message = f"{chosen.name} chooses who gives up its KV by itself"
+        raise InputError(message, where="policies.victim", help="leave it out")
+    line = chosen.params.get("schedule_policy", "fcfs")
+    if policies.order is not None and policies.order.name != "fcfs" and line != "fcfs":
+        message = (
+            f"two orders of the waiting line: {policies.order.name} and schedule_policy {line}"
+        )
+        raise InputError(message, where="policies.order", help="give one of them")
+    return chosen
 
 
 def _order(choice: Choice) -> Any:
@@ -252,6 +289,8 @@ def _no_offload(spec: PoolSpec) -> str:
     """Why a pool cannot keep KV in host memory; "" when it can."""
     if spec.role != "both":
         return f"a {spec.role} pool keeps no KV in host memory; role both does"
+    if spec.engine.prefix_index == "radix":
+        return "a tier in host memory keeps blocks of a hash chain, and this index is a radix tree"
     if not spec.engine.enable_prefix_caching:
         return "a tier needs enable_prefix_caching: its blocks are found by their prefix"
     return ""
@@ -260,4 +299,4 @@ def _no_offload(spec: PoolSpec) -> str:
 def _victim(policies: PoliciesSpec, preset: dict[str, str]) -> str:
     """vLLM's priority policy also preempts by priority."""
     by_priority = policies.order is not None and policies.order.name == "priority"
-    return "lowest-priority" if by_priority else preset["victim"]
+    return "lowest-priority" if by_priority else preset.get("victim", "last-admitted")

@@ -8,7 +8,7 @@ cache is full, except that a block which is cached already (behind a gap) keeps 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from math import inf
 from time import perf_counter
@@ -18,7 +18,7 @@ from ...policies.errors import InputError
 from ...policies.eviction.base import Eviction, Key
 from ...policies.types import CachedBlock, Picoseconds, Request
 from .order import Order, QueuedOrders
-from .stream import Stream
+from .stream import Blocks, Stream
 
 #: a named tuple's own constructor is Python code: a tenth of the replay's time
 _unit = tuple.__new__
@@ -120,7 +120,7 @@ class ReplayCache:
     def __contains__(self, block: int) -> bool:
         return block in self._cached
 
-    def serve(self, request: Request, blocks: Collection[int]) -> int:
+    def serve(self, request: Request, blocks: Blocks | Sequence[int]) -> int:
         """Look *blocks* up at the request's arrival, insert the misses, return the hits."""
         cached, order, policy, now = self._cached, self._order, self._policy, request.arrival_ps
         observes, dynamic = policy.observes, self._dynamic

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from .base import Short, Spec
+from .sglang import SglangSpec
 
 Tokens = Annotated[int, Field(ge=0, le=1 << 30)]
 
@@ -67,6 +68,9 @@ class EngineSpec(Spec):
         le=10_000,
         description="steps between two with prefill, while others decode",
     )
+    prefix_index: Literal["hash-chain", "radix"] = Field(
+        default="hash-chain", description="radix: look prefixes up in a tree as SGLang does"
+    )
     max_loras: int = Field(
         default=0, ge=0, le=10_000, description="adapters in one batch; 0 for no limit"
     )
@@ -77,5 +81,26 @@ class EngineSpec(Spec):
         default=0, description="image tokens whose encoder output is kept; 0 for no limit"
     )
 
+    @property
+    def profiled_seqs(self) -> int:
+        """Requests of a step that activations must have room for."""
+        return self.max_num_seqs
 
-Engine = Annotated[EngineSpec, Short("preset")]
+    def scheduler(self) -> dict[str, Any]:
+        """The parameters of the scheduling policy."""
+        return {name: getattr(self, key) for key, name in SCHEDULER_FIELDS.items()}
+
+
+def _preset(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.get("preset", "vllm-v1")
+    return getattr(value, "preset", "vllm-v1")
+
+
+Engine = Annotated[
+    Annotated[
+        Annotated[EngineSpec, Tag("vllm-v1")] | Annotated[SglangSpec, Tag("sglang")],
+        Discriminator(_preset),
+    ],
+    Short("preset"),
+]

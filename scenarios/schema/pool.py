@@ -14,6 +14,7 @@ from ..explain import PartError
 from .base import Spec
 from .engine import Engine, EngineSpec
 from .named import Catalogued
+from .sglang import SglangSpec
 
 
 def _weights(dtype: str) -> str:
@@ -80,7 +81,9 @@ class PoolSpec(Spec):
     engine: Engine = Field(
         default=EngineSpec(), description="a preset, or one and what differs from it"
     )
-    block_size: int = Field(default=16, ge=1, le=4096, description="tokens in a KV block")
+    block_size: int = Field(
+        default=16, ge=1, le=4096, description="tokens in a KV block (SGLang: 1)"
+    )
     kv_blocks: int | Literal["unlimited"] | None = Field(
         default=None, description="KV blocks of a replica; computed from the memory when left out"
     )
@@ -103,6 +106,18 @@ class PoolSpec(Spec):
     offload: OffloadSpec | None = Field(
         default=None, description="a tier for KV in host memory; none when left out"
     )
+
+    @model_validator(mode="after")
+    def _page(self) -> PoolSpec:
+        """SGLang's pages are the pool's blocks, of one token where nothing says otherwise."""
+        if isinstance(self.engine, SglangSpec):
+            given = self.block_size if "block_size" in self.model_fields_set else None
+            size = self.engine.page_size or given or 1
+            if given not in (None, size):
+                message = f"the engine's page_size is {size}, and block_size says {given}"
+                raise PartError(InputError(message, help="give one of them"), "block_size")
+            object.__setattr__(self, "block_size", size)
+        return self
 
 
 class PoolsSpec(Spec):

@@ -1,4 +1,4 @@
-"""Engine presets: policies under the names people know; `EngineSpec` has the defaults."""
+"""Engine presets: policies under the names people know; the engine specs have the defaults."""
 
 from __future__ import annotations
 
@@ -21,5 +21,9 @@ PRESETS: dict[str, Preset] = {
     "vllm-v1": Preset(
         "vLLM 0.33's V1 scheduler: continuous batching, chunked prefill, hash-chain prefix cache",
         {"scheduling": "vllm-v1", "order": "fcfs", "victim": "last-admitted", "eviction": "lru"},
+    ),
+    "sglang": Preset(
+        "SGLang 0.5.23: a prefill or else a decode, admission by estimated answers, radix cache",
+        {"scheduling": "sglang", "order": "fcfs", "eviction": "lru"},
     ),
 }

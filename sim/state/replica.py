@@ -9,6 +9,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any
 
+from ...policies.errors import InputError
 from ...policies.scheduling.base import Scheduler
 from ...policies.types import Picoseconds, Request
 from .batch_step import BatchStep
@@ -56,6 +57,11 @@ class Replica:
         accept: Callable[[Sequence, int], int] | None = None,
         gaps: GapHistogram | None = None,
     ) -> None:
+        if pool.prefix_index != limits.prefix_index:
+            raise InputError(
+                f"the engine looks prefixes up in a {limits.prefix_index}, and this host keeps a "
+                f"{pool.prefix_index}"
+            )
         self.limits, self.pool, self.scheduler = limits, pool, scheduler
         self.connector, self._accept = connector, accept
         self.waiting = make_queue()

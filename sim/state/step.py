@@ -381,7 +381,7 @@ class StepBuilder:
         slots = self._blocks(min(start + tokens + lookahead, replica.limits.max_model_len))
         if max(slots - held, 0) + idle + spare > pool.free - reserved:
             # whoever grows may evict the hit: then less of the first chunk has to be held
-            replica.unsettled |= idle > 0 and not whole and not pool.lazy
+            replica.unsettled |= idle > 0 and not whole and (pool.uneven or not pool.lazy)
             return None
         if until and not seq.promised_blocks:
             seq.promised_blocks, seq.held = most, hold

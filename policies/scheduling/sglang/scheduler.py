@@ -52,19 +52,26 @@ class Sglang:
     random_seed: int = 0
 
     promise: ClassVar[Promise] = Promise(repeats=True)
+    budgets: ClassVar[bool] = True  #: no other budget of tokens holds than its own
 
-    _ratio: NewTokenRatio = field(init=False, repr=False)
-    _random: Random = field(init=False, repr=False)
-    _order: LineOrder | None = field(default=None, init=False, repr=False)
-    _line: dict[int, Waiting] = field(default_factory=dict, init=False, repr=False)
-    _chunked: Handle = field(default=None, init=False, repr=False)
-    _full: bool = field(default=False, init=False, repr=False)  # SGLang's batch_is_full
-    _batch: int = field(default=0, init=False, repr=False)  # running, after the last schedule
-    _places: dict[int, int] = field(default_factory=dict, init=False, repr=False)
-    _others: int = field(default=0, init=False, repr=False)  # steps that were no decode
-    _computed: int = field(default=0, init=False, repr=False)
-    _passes: int = field(default=0, init=False, repr=False)
-    _stable: bool = field(default=False, init=False, repr=False)
+    _ratio: NewTokenRatio = field(init=False, repr=False, compare=False)
+    _random: Random = field(init=False, repr=False, compare=False)
+    _order: LineOrder | None = field(default=None, init=False, repr=False, compare=False)
+    _line: dict[int, Waiting] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _chunked: Handle = field(default=None, init=False, repr=False, compare=False)
+    _full: bool = field(
+        default=False, init=False, repr=False, compare=False
+    )  # SGLang's batch_is_full
+    _batch: int = field(
+        default=0, init=False, repr=False, compare=False
+    )  # running, after the last schedule
+    _places: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _others: int = field(
+        default=0, init=False, repr=False, compare=False
+    )  # steps that were no decode
+    _computed: int = field(default=0, init=False, repr=False, compare=False)
+    _passes: int = field(default=0, init=False, repr=False, compare=False)
+    _stable: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.schedule_policy not in get_args(Name):

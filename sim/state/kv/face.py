@@ -41,6 +41,7 @@ class KVPool(Protocol):
     lazy: bool  #: growth of the decode group is booked as a number (`reserve`)
     displaced: bool  #: what a group member fills next is cached already: dissolve the group
     frontier: int  #: steps below this have put their KV in the index (decode group)
+    prefix_index: str  #: which it keeps, as `EngineLimits` calls it
     uneven: bool  #: eviction takes more than was asked, so what is left cannot be computed ahead
 
     @property
@@ -105,6 +106,7 @@ class KVPool(Protocol):
 class HashChain:
     """What vLLM's index has no use for, of the `KVPool`s that keep one."""
 
+    prefix_index = "hash-chain"
     uneven = False
 
     def match(self, seq: Sequence, limit_tokens: int) -> Hit:

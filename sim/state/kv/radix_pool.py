@@ -33,6 +33,7 @@ class RadixPool:
         ids: know which block is which, as a device must; else only how many there are.
     """
 
+    prefix_index = "radix"
     displaced = False
     frontier = 0
 
