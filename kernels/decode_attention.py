@@ -242,7 +242,7 @@ _SIGNATURE = {
 }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window"])
 def _decode(
     p_q,
     p_k,
