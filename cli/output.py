@@ -18,7 +18,7 @@ from ..policies.errors import InputError
 
 if TYPE_CHECKING:
     from ..scenarios.grid import Cell
-    from ..scenarios.runner import Outcome
+    from ..scenarios.runner import Finished, Outcome
     from ..scenarios.schema.scenario import Scenario
     from ..sim.state.records import CellRecords
 
@@ -87,7 +87,8 @@ class RunFolder:
         """Write everything, or nothing.
 
         Args:
-            cells: all of them; those that *outcome* lacks are named as missing.
+            cells: all of them, and their perturbed runs; those that *outcome* lacks are named as
+                missing.
             timing: wall-clock figures of the whole run.
             command: how to get the same figures.
             report: whether report.html is wanted.
@@ -95,21 +96,26 @@ class RunFolder:
         Raises:
             OSError: it cannot be written; what stood there before still does.
         """
-        from ..reports.metrics import dumps, summarize
+        from ..reports.metrics import dumps, intervals, summarize
         from ..reports.page import write_report
         from ..reports.tables import write_requests, write_series, write_steps
         from ..reports.terminal import render
 
         ended = {one.cell for one in outcome.finished}
         missing = [cell.name for i, cell in enumerate(cells) if i not in ended]
-        records = [one.records for one in outcome.finished]
+        finished = [one for one in outcome.finished if not cells[one.cell].sample]
+        records = [one.records for one in finished]
         folder, title = self.folder, self.scenario.name
         if missing:
             note = f"INCOMPLETE: {len(missing)} of {len(cells)} cells did not end"
             folder = folder.with_name(f"{folder.name}-incomplete")
             title = f"{title} ({note})"
             records = [replace(cell, notes=[note, *cell.notes]) for cell in records]
-        metrics = [summarize(cell) for cell in records]
+        spread = [intervals(found) for found in _samples(cells, outcome, finished)]
+        metrics = [
+            summarize(cell) | {"intervals": interval}
+            for cell, interval in zip(records, spread, strict=True)
+        ]
         origin = self._provenance(records)
         summary = {
             "scenario": self.scenario.name,
@@ -124,7 +130,7 @@ class RunFolder:
             summary["incomplete"] = missing
         cell_times = [
             {"cell": one.records.name, "wall_s": one.wall_s, **asdict(one.effort)}
-            for one in outcome.finished
+            for one in finished
         ]
         with _replacing(folder) as partial:
             scenario = scenario_text(self.scenario)
@@ -144,10 +150,10 @@ class RunFolder:
         return Written(summary, render(title, records, metrics), last)
 
     def _copy_inputs(self, folder: Path) -> None:
-        """The user's policies and catalogue entries, so that scenario.yaml runs again from here."""
+        """The user's policies, profiles and catalogue entries: the scenario runs from here."""
         for name, path in self.inputs.items():
             target = (folder / name).resolve()
-            small = target.suffix in (".py", ".yaml", ".yml")
+            small = target.suffix in (".py", ".yaml", ".yml") or target.name == "profile.json"
             if small and target.is_relative_to(folder) and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
@@ -162,6 +168,20 @@ class RunFolder:
             "cost_source": sorted({cell.cost_source for cell in records}),
             "files": self.files,
         }
+
+
+def _samples(
+    cells: Sequence[Cell], outcome: Outcome, finished: Sequence[Finished]
+) -> list[list[dict[str, Any]]]:
+    """For each of *finished*, the metrics of its perturbed runs."""
+    from ..reports.metrics import summarize
+
+    found: dict[str, list[dict[str, Any]]] = {one.records.name: [] for one in finished}
+    for one in outcome.finished:
+        cell = cells[one.cell]
+        if cell.sample and cell.whose in found:
+            found[cell.whose].append(summarize(one.records))
+    return [found[one.records.name] for one in finished]
 
 
 def scenario_text(scenario: Scenario) -> str:

@@ -51,19 +51,20 @@ def run(
     report.html, summary.json, requests.parquet, series.parquet, timing.json and scenario.yaml,
     which runs again. Ctrl-C keeps the cells that have ended, in a folder that ends in -incomplete.
     """
-    from ..scenarios import build, grid, load, runner
+    from ..scenarios import build, grid, load, runner, sampling
 
     source = load.read(scenario, set_ or (), seed)
     base, cells = grid.cells(source)
+    wanted = [*cells, *sampling.samples(cells)]
     scenarios = [cell.scenario for cell in cells]
     target = RunFolder.choose(base, build.inputs(scenarios, source.folders), out)
     if not quiet:
         for line in build.capacity_lines(scenarios, source.folders):
             note(line)
     start = perf_counter()
-    with ProgressView([cell.name for cell in cells], quiet=quiet) as view:
+    with ProgressView([cell.name for cell in wanted], quiet=quiet) as view:
         outcome = runner.run_cells(
-            cells,
+            wanted,
             source.folders,
             jobs=jobs or runner.cores(),
             leap=leap,
@@ -72,7 +73,7 @@ def run(
         )
     for error in dict.fromkeys(str(source.located(failed.error)) for failed in outcome.failed):
         complain(InfersimError(error))
-    if not outcome.finished:
+    if all(wanted[one.cell].sample for one in outcome.finished):
         return _code(outcome, None, fail=fail)
     timing = {
         "wall_s": perf_counter() - start,
@@ -80,7 +81,7 @@ def run(
         "leap": leap and not trace,
     }
     command = _command(scenario, set_, seed)
-    written = target.write(cells, outcome, timing, command=command, report=report)
+    written = target.write(wanted, outcome, timing, command=command, report=report)
     if not quiet:
         note(_effort(outcome))
     if json:

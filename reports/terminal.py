@@ -13,6 +13,7 @@ from ..sim.state.records import CellRecords
 from .answer import answer, warnings
 from .columns import LATENCIES, STATS, Column, columns, rates
 from .labels import labels
+from .metrics.intervals import spread
 from .ranking import Ranking, rank
 from .text import MISSING, NBSP, change, count, percent, times
 
@@ -20,6 +21,7 @@ _WIDTH = 80
 _ROWS = 12
 _WARNINGS = 2
 _NAME = 30
+_SPREADS = 3  # cells whose intervals are printed
 
 
 def render(title: str, cells: Sequence[CellRecords], summaries: Sequence[dict[str, Any]]) -> str:
@@ -35,7 +37,7 @@ def render(title: str, cells: Sequence[CellRecords], summaries: Sequence[dict[st
         shown.append(f"! {len(beware) - _WARNINGS} more in the report")
     body = _single(summaries[0]) if len(cells) == 1 else _cells(cells, summaries)
     text = f"{title}: {answer(cells, summaries)}"
-    lines = [*_wrapped(text), *_slo(summaries), *body]
+    lines = [*_wrapped(text), *_slo(summaries), *body, *_intervals(cells, summaries)]
     lines += [line for text in shown for line in _wrapped(text)]
     return "\n".join(lines).replace(NBSP, " ")
 
@@ -131,6 +133,18 @@ def _single(metrics: dict[str, Any]) -> list[str]:
 
 def _with_unit(column: Column, metrics: dict[str, Any]) -> str:
     return f"{column.marked(metrics)} {column.unit}".strip()
+
+
+def _intervals(cells: Sequence[CellRecords], summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """Where the figures lie if step times are as wrong as they may be; of few cells, else none."""
+    found = [metrics.get("intervals") for metrics in summaries]
+    if not any(found) or len(found) > _SPREADS:
+        return ["intervals: see the report"] if any(found) else []
+    lines = []
+    for name, interval in zip(labels(cells), found, strict=True):
+        who = f"{name}: " if len(found) > 1 else ""
+        lines += _wrapped(f"{who}{spread(interval)}") if interval else []
+    return lines
 
 
 def _slo(summaries: Sequence[dict[str, Any]]) -> list[str]:

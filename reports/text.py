@@ -18,6 +18,13 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{rounded:,.{min(decimals, 9)}f}".replace("-", "−")
 
 
+def span(low: float, high: float) -> str:
+    """Two times of a range: "1.2–1.5 s"."""
+    first, last = times([low, high])
+    same = first.rpartition(NBSP)[2] == last.rpartition(NBSP)[2]
+    return f"{first.rpartition(NBSP)[0] if same else first}–{last}"
+
+
 def count(value: float | None) -> str:
     """A whole number with separated thousands."""
     return MISSING if value is None else f"{round(value):,}".replace("-", "−")

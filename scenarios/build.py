@@ -23,6 +23,7 @@ from ..sim.state.streams import Streams
 from .choice import Choice
 from .explain import PartError
 from .pools import Pool
+from .sampling import disturbed
 from .schema.named import catalogued
 from .schema.pool import PoolsSpec
 
@@ -155,7 +156,7 @@ def assemble(cell: Cell, folders: Sequence[Path]) -> Assembly:
     """
     scenario, streams = cell.scenario, Streams(cell.scenario.seed)
     found = pools(scenario, folders)
-    config = cluster(scenario, found, folders)
+    config = disturbed(cluster(scenario, found, folders), cell)
     config.routing.rng = streams.get("routing")
     config = replace(config, link_rng=streams.get("links.kv"))
     context = min(pool.capacity.max_model_len for pool in found)

@@ -29,11 +29,15 @@ class Cell:
         name: unique in the run, e.g. "eviction=lru routing=session-sticky".
         params: the compared keys with this cell's values; empty where nothing is compared.
         scenario: the scenario with those values in place.
+        sample: 0; or the number of a run with perturbed step times, see `sampling`.
+        whose: the cell's name in such a run.
     """
 
     name: str
     params: dict[str, Any]
     scenario: Scenario
+    sample: int = 0
+    whose: str = ""
 
 
 class _Setting(NamedTuple):

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ..metrics.goals import SLO_TARGET
+from ..metrics.intervals import spread
 from ..metrics.stats import MIN_SAMPLES
 from ..text import MISSING, count, number, percent, plural, size, time
 from .context import Context
@@ -108,6 +109,8 @@ def _sources(page: Context) -> list[str]:
             known = [f"{percent(share)} {grade}" for grade, share in shares.items() if share]
             of = f" of {name}" if len(page.names) > 1 else ""
             found.append(f"Step time{of}: {', '.join(known)}.")
+        if interval := metrics.get("intervals"):
+            found.append(f"{name}: {spread(interval)}.")
     if guesses:
         found.append(
             "Step times are a datasheet guess, nothing in them was measured on this GPU: read the "

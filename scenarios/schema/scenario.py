@@ -118,6 +118,17 @@ class RouterSpec(Spec):
     )
 
 
+class UncertaintySpec(Spec):
+    """How far the figures may be off because step times are."""
+
+    samples: int = Field(
+        ge=2, le=1000, description="runs of each cell with perturbed step times; 20 or more"
+    )
+    seed: int | None = Field(
+        default=None, ge=0, lt=1 << 63, description="of the errors; the scenario's when left out"
+    )
+
+
 class Scenario(Spec):
     """One scenario: a cluster, what its clients do, and what decides."""
 
@@ -138,6 +149,9 @@ class Scenario(Spec):
     )
     slo: SloSpec = Field(default=SloSpec(), description="limits for goodput and for exit code 3")
     prices: PricesSpec | None = Field(default=None, description="what things cost")
+    uncertainty: UncertaintySpec | None = Field(
+        default=None, description="intervals from the errors of the step times; none if left out"
+    )
     compare: dict[str, Any] | None = Field(
         default=None,
         description="lists of values by dotted key, every combination a cell; "

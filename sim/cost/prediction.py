@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import NamedTuple
 
-from .grades import DATASHEET, GRADES, Grade
-from .ops import OPS, Family
+from .grades import Grade
 from .profile import Profile
 
 #: relative standard deviation of a prediction of each grade, beside its table's own. Sources:
@@ -50,6 +49,14 @@ def predicted(seconds: float, parts: dict[str, PartTime]) -> Prediction:
     return Prediction(seconds, spread / seconds if seconds else 0.0, parts)
 
 
+def level_sigma(profile: Profile, op: str) -> float:
+    """Relative standard deviation of the level of *op*; "host" is the engine's work on the CPU."""
+    if op == "host":
+        return GRADE_SIGMA["datasheet"] if profile.host is None else LEVEL_SIGMA
+    table = profile.table(op)
+    return GRADE_SIGMA["datasheet"] if table is None else table.sigma or LEVEL_SIGMA
+
+
 def sigma_of(profile: Profile, op: str, grade: Grade) -> float:
     """Relative standard deviation of *op*: its table's level, and what its grade adds."""
     table = profile.table(op)
@@ -57,14 +64,3 @@ def sigma_of(profile: Profile, op: str, grade: Grade) -> float:
     if table is not None:
         level = table.sigma or LEVEL_SIGMA
     return sqrt(level**2 + GRADE_SIGMA[grade] ** 2)
-
-
-def family_sigmas(profile: Profile, filled: list[str]) -> dict[Family, float]:
-    """Family -> relative standard deviation of its level: the largest among its operations."""
-    found: dict[Family, float] = {}
-    for table in profile.tables:
-        family = OPS[table.op].family
-        found[family] = max(found.get(family, 0.0), table.sigma or LEVEL_SIGMA)
-    for op in filled:
-        found[OPS[op].family] = GRADE_SIGMA[GRADES[DATASHEET]]
-    return found

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from math import ceil
+from math import ceil, exp
 from typing import NamedTuple
 
 from ...policies.types import Picoseconds
 from .base import DecodeLine, StepShape
 from .grades import DATASHEET, GRADES, MEASURED, Doubt, LineDoubt, Split
+from .ops import OPS
 from .overheads import Overheads
 from .parts import Part, Term, parts
-from .prediction import PartTime, Prediction, predicted, sigma_of
+from .prediction import PartTime, Prediction, level_sigma, predicted, sigma_of
 from .profile import Host, Profile
 from .roofline import UNBOUNDED, Roofline
 from .specs import GpuSpec, ModelSpec, Parallelism
@@ -79,6 +80,7 @@ class TableCost:
     ) -> None:
         self.profile = profile
         split, over, factors = split or Parallelism(), overheads or Overheads(), factors or {}
+        self._made_of = model, gpu, split, over
         self._roofline = Roofline(model, gpu, split, profile.dtype, profile.kv_dtype, over)
         self.parts = parts(profile, self._roofline, model, split, factors)
         stand_in = Host(step_s=over.host_step_s, sequence_s=over.host_sequence_s)
@@ -161,6 +163,28 @@ class TableCost:
     def joint_ps(self, tokens: int) -> Picoseconds:
         """Experts of data-parallel ranks, from the roofline: no table has them."""
         return self._roofline.joint_ps(tokens)
+
+    def perturbed(self, draws: Mapping[str, float]) -> TableCost:
+        """The same with the level of every operation off by its sigma times its family's draw.
+
+        Args:
+            draws: standard normal numbers by `ops.Family`, and for "host".
+        """
+        factors = {
+            op: exp(level_sigma(self.profile, op) * draws[known.family])
+            for op, known in OPS.items()
+        }
+        factors["host"] = exp(level_sigma(self.profile, "host") * draws["host"])
+        model, gpu, split, over = self._made_of
+        return TableCost(
+            self.profile,
+            model,
+            gpu,
+            split,
+            over,
+            async_scheduling=self._async,
+            factors=factors,
+        )
 
     # ---- for people -----------------------------------------------------------------------------
 
