@@ -64,7 +64,7 @@ def check(given: Adapters, out: torch.Tensor, close) -> None:
 def test_it_is_the_reference(
     chosen: list[int], rank: int, dtype: torch.dtype, device: str, close
 ) -> None:
-    check(*adapters(chosen, 3, 200, 70, rank, dtype, device), close)
+    check(*adapters(chosen, 3, 1000, 70, rank, dtype, device), close)
 
 
 def test_many_rows_an_adapter(device: str, close) -> None:
