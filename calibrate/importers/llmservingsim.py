@@ -6,9 +6,10 @@ tokens and distinct experts. Times are microseconds of one launch on one GPU of 
 
 Its attention is *one* kernel for prefill and decode: the profile is "mixed", and is interpolated
 linearly (in log space it is 2 % worse). What it does not hold comes from the roofline: collectives,
-pipeline hops, images, and the host's work. Its experts are a block with the router, for the distinct
-experts that uniform routing would hit. Batches of uneven context lengths were measured too
-(``skew.csv.gz``); where meta.yaml enables that correction, mixed steps have it (`Skew`).
+pipeline hops, images, and the host's work. Its experts are a block with the router, for the distinct experts
+that uniform routing would hit. Steps are priced by the mean context of their decodes. What uneven
+contexts add was measured too (``skew.csv.gz``) and is not applied: the notes say how much it is, and
+where meta.yaml enables the correction it widens the sigma of attention.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Iterator, Sequence
+from math import hypot
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -25,6 +28,7 @@ from ...policies.errors import InputError, UnknownNameError
 from ...scenarios.catalog.load import gpu as gpu_named
 from ...scenarios.catalog.load import model as model_named
 from ...sim.cost.ops import OPS, Axis
+from ...sim.cost.prediction import LEVEL_SIGMA
 from ...sim.cost.profile import Profile, Stamp, Table
 from ...sim.cost.specs import ModelSpec, Parallelism
 
@@ -47,6 +51,10 @@ _LAYERS = {
     "lm_head": ("lm_head", 0),
     "sampler": ("sampler", 0),
 }
+_SKEW = (
+    *("regime", "n", "nb", "ratio", "skew", "pc", "kp", "kvs", "kv_big", "kv_mean"),
+    *("t_mean_us", "t_max_us", "t_skew_us", "alpha"),
+)
 _ATTENTION = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
 
 
@@ -76,7 +84,9 @@ def read(
             where=str(folder),
             help=f"it has tp {', '.join(there)}",
         )
-    found = [*_dense(tables, spec), *_attention(tables, spec), *_experts(tables, spec)]
+    skew = _skew(tables)
+    level = hypot(LEVEL_SIGMA, skew) if _corrects(meta) else 0.0
+    found = [*_dense(tables, spec), _attention(tables, spec, level), *_experts(tables, spec)]
     return Profile(
         name=f"{spec.name} on {card.name}, tp {tp}, by LLMServingSim",
         stamp=Stamp(
@@ -95,18 +105,41 @@ def read(
         tp=tp,
         attention="mixed",
         tables=tuple(found),
-        notes=_notes(meta, tp),
+        notes=_notes(meta, tp, skew),
         missing=_missing(spec, {table.op for table in found}, tp),
     )
 
 
-def _notes(meta: dict[str, Any], tp: int) -> tuple[str, ...]:
+def _corrects(meta: dict[str, Any]) -> bool:
+    """Whether the bundle's own simulator corrects for uneven contexts."""
+    fit = meta.get("skew_fit")
+    return isinstance(fit, dict) and fit.get("enabled") is True
+
+
+def _skew(folder: Path) -> float:
+    """Median share that uneven contexts add to attention, in the bundle's own sweep; 0: none."""
+    path = folder / "skew.csv.gz"
+    if not path.exists():
+        return 0.0
+    added = [
+        _number(uneven, path) / max(_number(mean, path), 1e-9) - 1
+        for *_, mean, _, uneven, _ in _rows(path, _SKEW)
+    ]
+    return median(added) if added else 0.0
+
+
+def _notes(meta: dict[str, Any], tp: int, skew: float) -> tuple[str, ...]:
     iterations = meta.get("measurement_iterations", "few")
     found = [
         f"imported: {iterations} eager iterations a point in vLLM {meta.get('vllm_version', '')}, "
         "one layer with dummy weights; linear interpolation; one attention kernel for prefill and "
         "decode"
     ]
+    if skew:
+        found.append(
+            "imported: priced by the mean context of the decodes; where contexts are uneven "
+            f"attention took {skew:.1%} longer in the median of the bundle's sweep"
+        )
     if tp > 1:
         found.append("imported: the bundle has no collectives; α–β from the datasheet's link")
     return tuple(found)
@@ -135,13 +168,14 @@ def _dense(folder: Path, model: ModelSpec) -> Iterator[Table]:
             yield _table(op, max(1, launches * model.layers), OPS[op].axes[0], points)
 
 
-def _attention(folder: Path, model: ModelSpec) -> Iterator[Table]:
+def _attention(folder: Path, model: ModelSpec, sigma: float) -> Table:
     path = folder / "attention.csv.gz"
     points = [
         (*(_number(value, path) for value in at), _seconds(time, path))
         for *at, time in _rows(path, (*_ATTENTION, "time_us"))
     ]
-    yield _table("attention", model.layers, OPS["attention"].axes[0], points)
+    made = _table("attention", model.layers, OPS["attention"].axes[0], points)
+    return made.model_copy(update={"sigma": sigma})
 
 
 def _experts(folder: Path, model: ModelSpec) -> Iterator[Table]:
