@@ -66,9 +66,10 @@ def presets(json: Json = False) -> None:
         print_json({name: preset._asdict() for name, preset in PRESETS.items()})
         return
     for name, preset in PRESETS.items():
-        typer.echo(f"{name:<12}{preset.summary}")
-        chosen = (f"{key}: {value}" for key, value in preset.policies.items())
-        typer.echo(f"{'':<12}{' · '.join(chosen)}")
+        typer.echo(f"{name:<20}{preset.summary}")
+        chosen = preset.policies | preset.parameters
+        typer.echo(f"{'':<20}{' · '.join(f'{key}: {value}' for key, value in chosen.items())}")
+        typer.echo(f"{'':<20}version {preset.version}: {preset.source}")
 
 
 def models(json: Json = False) -> None:

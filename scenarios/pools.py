@@ -16,6 +16,7 @@ from ..sim.state.config import EngineLimits, OffloadLimits, PoolConfig
 from .choice import Choice, takes
 from .explain import PartError
 from .profiles import cost_of, kv_blocks, profile_of
+from .schema.engine import EngineSpec
 from .schema.named import catalogued
 from .schema.pool import PoolSpec
 from .schema.presets import PRESETS
@@ -210,7 +211,7 @@ class Pool:
     @property
     def _reserved(self) -> int:
         """Blocks that the engine counts and does not use: vLLM's null block."""
-        return 0 if isinstance(self.spec.engine, SglangSpec) else 1
+        return 1 if isinstance(self.spec.engine, EngineSpec) else 0
 
     def _limited(
         self,
@@ -222,7 +223,7 @@ class Pool:
     ) -> Capacity:
         """Cut the context limit to what fits, as vLLM does where it is not given."""
         wanted, fits = self.spec.engine.max_model_len, blocks * self.spec.block_size
-        name = "max_model_len"
+        name = getattr(self.spec.engine, "context_key", "max_model_len")
         if isinstance(self.spec.engine, SglangSpec):
             # what SGLang adds to a request's own need before it admits it
             name, fits = "context_length", fits - 2 * self.spec.block_size - 1
@@ -263,7 +264,7 @@ def _scheduling(policies: PoliciesSpec, spec: PoolSpec) -> Choice:
     engine = spec.engine
     chosen = policies.scheduling
     if chosen is None:
-        name = PRESETS[engine.preset].policies["scheduling"]
+        name = getattr(engine, "scheduling", PRESETS[engine.preset].policies["scheduling"])
         chosen = Choice("scheduling", name, engine.scheduler())
     if policies.victim is not None and not takes(chosen.policy, "victim"):
         message = f"{chosen.name} chooses who gives up its KV by itself"

@@ -1,4 +1,4 @@
-"""Prompts before decodes: a step is a prefill of waiting requests, or else a decode of the batch."""
+"""Prompts before decodes: a step is a prefill of who waits, or else a decode of the batch."""
 
 from __future__ import annotations
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
 from .base import Short, Spec
+from .contiguous_engines import (
+    CandleSpec,
+    Ctranslate2Spec,
+    FasterTransformerSpec,
+    GenerateSpec,
+    OrcaSpec,
+)
+from .paged_engines import LmdeploySpec, MlcSpec, TensorrtLlmSpec, TgiSpec, VllmV0Spec
 from .sglang import SglangSpec
 
 Tokens = Annotated[int, Field(ge=0, le=1 << 30)]
@@ -25,6 +33,8 @@ SCHEDULER_FIELDS = {
 
 class EngineSpec(Spec):
     """How the engine batches. Names are those of vLLM 0.33."""
+
+    scheduler_keys: ClassVar[dict[str, str]] = SCHEDULER_FIELDS
 
     preset: Literal["vllm-v1"] = Field(default="vllm-v1", description="the engine whose rules hold")
     max_num_batched_tokens: int = Field(
@@ -99,7 +109,18 @@ def _preset(value: Any) -> Any:
 
 Engine = Annotated[
     Annotated[
-        Annotated[EngineSpec, Tag("vllm-v1")] | Annotated[SglangSpec, Tag("sglang")],
+        Annotated[EngineSpec, Tag("vllm-v1")]
+        | Annotated[VllmV0Spec, Tag("vllm-v0")]
+        | Annotated[SglangSpec, Tag("sglang")]
+        | Annotated[TensorrtLlmSpec, Tag("tensorrt-llm")]
+        | Annotated[TgiSpec, Tag("tgi")]
+        | Annotated[OrcaSpec, Tag("orca")]
+        | Annotated[LmdeploySpec, Tag("lmdeploy-turbomind")]
+        | Annotated[MlcSpec, Tag("mlc-llm")]
+        | Annotated[FasterTransformerSpec, Tag("fastertransformer")]
+        | Annotated[Ctranslate2Spec, Tag("ctranslate2")]
+        | Annotated[CandleSpec, Tag("candle")]
+        | Annotated[GenerateSpec, Tag("generate")],
         Discriminator(_preset),
     ],
     Short("preset"),

@@ -14,6 +14,7 @@ from ..explain import PartError
 from .base import Spec
 from .engine import Engine, EngineSpec
 from .named import Catalogued
+from .presets import PRESETS
 from .sglang import SglangSpec
 
 
@@ -82,7 +83,7 @@ class PoolSpec(Spec):
         default=EngineSpec(), description="a preset, or one and what differs from it"
     )
     block_size: int = Field(
-        default=16, ge=1, le=4096, description="tokens in a KV block (SGLang: 1)"
+        default=16, ge=1, le=4096, description="tokens in a KV block; other presets have their own"
     )
     kv_blocks: int | Literal["unlimited"] | None = Field(
         default=None, description="KV blocks of a replica; computed from the memory when left out"
@@ -109,7 +110,7 @@ class PoolSpec(Spec):
 
     @model_validator(mode="after")
     def _page(self) -> PoolSpec:
-        """SGLang's pages are the pool's blocks, of one token where nothing says otherwise."""
+        """The preset's blocks; SGLang's pages are blocks, of a token if nothing says otherwise."""
         if isinstance(self.engine, SglangSpec):
             given = self.block_size if "block_size" in self.model_fields_set else None
             size = self.engine.page_size or given or 1
@@ -117,6 +118,8 @@ class PoolSpec(Spec):
                 message = f"the engine's page_size is {size}, and block_size says {given}"
                 raise PartError(InputError(message, help="give one of them"), "block_size")
             object.__setattr__(self, "block_size", size)
+        elif "block_size" not in self.model_fields_set:
+            object.__setattr__(self, "block_size", PRESETS[self.engine.preset].block_size)
         return self
 
 

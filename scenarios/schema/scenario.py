@@ -11,7 +11,6 @@ from ..choice import Choice, Family, brings, takes
 from ..explain import PartError
 from ..workload.spec import WorkloadSpec
 from .base import Short, Spec
-from .engine import SCHEDULER_FIELDS, EngineSpec
 from .named import Catalogued
 from .pool import NAME, Cluster, PoolSpec, PoolsSpec
 
@@ -165,8 +164,9 @@ class Scenario(Spec):
         if scheduling is None:
             return self
         for i, pool in enumerate(self.pools):
-            for key, name in SCHEDULER_FIELDS.items():
-                if getattr(pool.engine, key) != EngineSpec.model_fields[key].default:
+            defaults = type(pool.engine).model_fields
+            for key, name in pool.engine.scheduler_keys.items():
+                if getattr(pool.engine, key) != defaults[key].default:
                     place = ("pools", i) if isinstance(self.cluster, PoolsSpec) else ()
                     message = f"{key} would do nothing, as policies.scheduling is given"
                     help = f"policies.scheduling: {{name: …, {name}: …}}, if it has that parameter"

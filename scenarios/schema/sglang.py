@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,22 @@ from .base import Spec
 
 class SglangSpec(Spec):
     """How SGLang batches. Names are those of SGLang 0.5.23."""
+
+    #: fields that are parameters of the scheduling policy
+    scheduler_keys: ClassVar[dict[str, str]] = {
+        name: name
+        for name in (
+            "schedule_policy",
+            "chunked_prefill_size",
+            "max_prefill_tokens",
+            "schedule_conservativeness",
+            "enable_mixed_chunk",
+            "enable_priority_scheduling",
+            "schedule_low_priority_values_first",
+            "prefill_max_requests",
+            "ignore_eos",
+        )
+    }
 
     preset: Literal["sglang"] = Field(description="the engine whose rules hold")
     schedule_policy: Name = Field(
@@ -120,15 +136,4 @@ class SglangSpec(Spec):
 
     def scheduler(self) -> dict[str, Any]:
         """The parameters of the scheduling policy."""
-        names = (
-            "schedule_policy",
-            "chunked_prefill_size",
-            "max_prefill_tokens",
-            "schedule_conservativeness",
-            "enable_mixed_chunk",
-            "enable_priority_scheduling",
-            "schedule_low_priority_values_first",
-            "prefill_max_requests",
-            "ignore_eos",
-        )
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, key) for key, name in self.scheduler_keys.items()}
