@@ -185,6 +185,7 @@ class Host:
             "simulated_ps": max((server.last_end for server in servers), default=0),
             "link_bytes": self.cluster.carrier.carried_bytes,
             "link_busy_ps": self.cluster.carrier.link_busy_ps,
+            **self.cluster.travel_totals,
             **offloaded(self.cluster.offloads),
         }
 

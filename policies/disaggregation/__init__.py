@@ -2,3 +2,4 @@
 
 from . import conditional as conditional
 from . import static as static
+from . import switching as switching

@@ -61,6 +61,18 @@ class Placement(NamedTuple):
     travel: Travel = Travel()
 
 
+class Switch(NamedTuple):
+    """A replica that shall change its role.
+
+    A policy may have a method ``rebalance(now, pools)`` beside ``place``, which answers with one
+    or None. It is asked when a request arrives and when one ends, but not while a replica is still
+    on its way to another role. *pools* are without it.
+    """
+
+    replica: ReplicaId
+    role: Literal["prefill", "decode"]
+
+
 class Disaggregation(Protocol):
     """Decides where prefill and decode of a request run."""
 

@@ -71,7 +71,7 @@ class Cluster(Front[Server]):
         if eviction.promise.oracle and self._future is not None:
             eviction.attach(self._future)
         kv = make_pool(pool.limits, eviction, runs=pool.offload is None)
-        splits = split_connector(self._splitter, pool, roles_change=False)
+        splits = split_connector(self._splitter, pool, roles_change=self.roles.change)
         connector: Connector | None = splits
         if pool.offload is not None:
             connector = self._offload(pool, pool.offload, number, kv)

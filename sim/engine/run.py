@@ -207,6 +207,7 @@ class Run:
             "simulated_ps": end,
             "link_bytes": link.carried_bytes if link is not None else 0,
             "link_busy_ps": link.busy_ps if link is not None else 0,
+            **self.cluster.travel_totals,
             **offloaded(self.cluster.offloads),
             **self._grades(),
         }

@@ -17,6 +17,7 @@ from .records import GapHistogram
 from .replica import Replica
 from .reports import Live, Report
 from .sequence import Sequence
+from .roles import Roles
 from .session import Call, CallResult
 from .split import Carry, Later, Splitter
 
@@ -92,9 +93,8 @@ class Front(Generic[S]):
             later,
         )
         self._pool_of: list[PoolConfig] = []
-        self.mixed: list[ReplicaId] = []
-        self.prefill: list[ReplicaId] = []
-        self.decode: list[ReplicaId] = []
+        self.roles = Roles(config.disaggregation)
+        self._splitter.released = self._over
         self._answers: dict[int, Answer] = {}
         self._candidates: Seq[ReplicaId] = ()
         self._live: list[Routable] = []
@@ -103,9 +103,14 @@ class Front(Generic[S]):
 
     def join(self, pool: PoolConfig, servers: Seq[S]) -> None:
         """The schedulers of one replica of *pool*, numbered in order."""
-        ids = {"both": self.mixed, "prefill": self.prefill, "decode": self.decode}[pool.role]
+        if self.roles.change and len(servers) > 1:
+            raise InputError(
+                f"{len(servers)} ranks of pool {pool.name} step together and cannot change roles "
+                "apart",
+                where="policies.disaggregation",
+            )
         for server in servers:
-            ids.append(server.number)
+            self.roles.of[pool.role].append(server.number)
             self._pool_of.append(pool)
             self.servers.append(server)
             self._live.append(Live(server))
@@ -126,6 +131,7 @@ class Front(Generic[S]):
         ):
             self._refuse(request, f"no pool serves the model {request.model}", answer)
             return
+        self.roles.rebalance(self._time.now_ps, self)
         placement = self.config.disaggregation.place(request, self, self._route(request))
         pool = self._pool_of[placement.prefill]
         final = self._pool_of[placement.decode] if placement.decode is not None else pool
@@ -137,6 +143,7 @@ class Front(Generic[S]):
             self._refuse(request, reason, answer)
             return
         self._answers[request.id] = answer
+        self.roles.placed(placement)
         record = RequestRecord(request.arrival_ps)
         record.prefill_replica = placement.prefill
         if placement.decode is not None:
@@ -208,9 +215,25 @@ class Front(Generic[S]):
         if self._splitter.prefilled(seq):
             return
         self.journal.ended(seq, record, number, self._time.now_ps)
+        self._over(number)
         self._on_answer()
         answer = self._answers.pop(seq.id)
         answer(CallResult(True, "", seq.known - seq.prompt_tokens))
+
+    def _over(self, number: ReplicaId) -> None:
+        """What replica *number* did for a request is over."""
+        self.roles.served(number)
+        self.roles.rebalance(self._time.now_ps, self)
+
+    @property
+    def travel_totals(self) -> dict[str, int]:
+        """Totals of a run in which transfers may fail or roles may change; nothing without."""
+        totals, link = {}, self.config.kv_link
+        if link is not None and link.failure:
+            totals["failed_transfers"] = self._splitter.failed_transfers
+        if self.roles.change:
+            totals["role_switches"] = self.roles.switched
+        return totals
 
     @property
     def open_requests(self) -> int:
@@ -239,6 +262,21 @@ class Front(Generic[S]):
             return chosen
 
         return route
+
+    @property
+    def mixed(self) -> Seq[ReplicaId]:
+        """Replicas that prefill and decode."""
+        return self.roles.of["both"]
+
+    @property
+    def prefill(self) -> Seq[ReplicaId]:
+        """Replicas that prefill."""
+        return self.roles.of["prefill"]
+
+    @property
+    def decode(self) -> Seq[ReplicaId]:
+        """Replicas that decode."""
+        return self.roles.of["decode"]
 
     @property
     def now(self) -> Picoseconds:

@@ -147,6 +147,16 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
         ["policies.disaggregation={name: conditional, max_local_tokens: 20}"],
         ["remote_tokens", "hit_tokens", "prefill_tokens"],
     ),
+    "roles change": (
+        SPLIT,
+        [
+            "policies.disaggregation="
+            "{name: role-switching, prefill_queue: 0.5, decode_queue: 0.5, pause_s: 0}",
+            "cluster.pools.1.replicas=2",
+            "workload.concurrency=14",
+        ],
+        ["remote_tokens", "hit_tokens"],
+    ),
     "a tier in host memory": (CHAT, ["cluster.offload={blocks: 300}"], ["remote_tokens"]),
     "a small tier, slow link, sync": (
         AGENTS,
