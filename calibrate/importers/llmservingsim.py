@@ -6,10 +6,10 @@ tokens and distinct experts. Times are microseconds of one launch on one GPU of 
 
 Its attention is *one* kernel for prefill and decode: the profile is "mixed", and is interpolated
 linearly (in log space it is 2 % worse). What it does not hold comes from the roofline: collectives,
-pipeline hops, images, and the host's work. Its experts are a block with the router, for the distinct experts
-that uniform routing would hit. Steps are priced by the mean context of their decodes. What uneven
-contexts add was measured too (``skew.csv.gz``) and is not applied: the notes say how much it is, and
-where meta.yaml enables the correction it widens the sigma of attention.
+pipeline hops, images, and the host's work. Its experts are a block with the router, for the
+distinct experts that uniform routing would hit. Steps are priced by the mean context of their
+decodes. What uneven contexts add was measured too (``skew.csv.gz``) and is not applied: the notes
+say how much it is, and where meta.yaml enables the correction it widens the sigma of attention.
 """
 
 from __future__ import annotations

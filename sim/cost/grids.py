@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from ...policies.errors import InputError
-from .grades import EXTRAPOLATED, GRADES, INTERPOLATED
+from .grades import EXTRAPOLATED, GRADES, INTERPOLATED, MEASURED
 from .profile import Table
 from .work import PS
 
@@ -165,22 +165,23 @@ class Mixed:
         tree: dict[float, dict[float, list[tuple[tuple[float, float], float, int]]]] = {}
         decode: list[tuple[tuple[float, ...], float, int]] = []
         prefill: list[tuple[tuple[float, ...], float, int]] = []
-        limits = [0.0] * 4
+        both: list[tuple[float, ...]] = []
         for at, value, code in rows:
             chunk, prefix, decodes, context = at
             if not chunk:
                 decode.append(((decodes, context), value, code))
-                continue
-            if not decodes:
+            elif not decodes:
                 prefill.append(((chunk, prefix), value, code))
-            limits = [max(a, b) for a, b in zip(limits, at, strict=True)]
-            slices = tree.setdefault(chunk, {}).setdefault(prefix, [])
-            slices.append(((decodes, context), value, code))
-        for name, found in (("decode (chunk 0)", decode), ("prefill (0 decodes)", prefill)):
+            else:
+                both.append(at)
+                slices = tree.setdefault(chunk, {}).setdefault(prefix, [])
+                slices.append(((decodes, context), value, code))
+        kinds = {"pure decode (chunk 0)": decode, "pure prefill (0 decodes)": prefill}
+        for name, found in (kinds | {"chunk and decodes together": both}).items():
             if not found:
-                raise InputError(f"a mixed attention table needs points of pure {name}")
+                raise InputError(f"a mixed attention table needs points of {name}")
         self.decode, self.prefill = decode_slices(decode), prefill_slices(prefill)
-        self._limits = limits
+        self._limits = [max(axis) for axis in zip(*both, strict=True)]
         held = {c: {p: _Held(rows) for p, rows in found.items()} for c, found in tree.items()}
         self._leasts = sorted({s.least for found in held.values() for s in found.values()})
         self._trees = [_Tree(held, least) for least in self._leasts]
@@ -203,21 +204,49 @@ class Mixed:
     def _inside(self, chunk: float, prefix: float, decodes: float, context: float) -> Value:
         tree = self._trees[max(0, bisect_right(self._leasts, context) - 1)]
         chunks = tree.chunks
-        i = bisect_left(chunks, chunk)
-        if i == len(chunks):
-            value, code = tree.at(i - 1, prefix, decodes, context)
-            return value, max(code, EXTRAPOLATED)
-        value, code = tree.at(i, prefix, decodes, context)
-        if chunks[i] == chunk:
-            return value, code
-        if i:
-            before = chunks[i - 1]
-            low, lower = tree.at(i - 1, prefix, decodes, context)
-        else:
-            before = 0.0
-            low, lower = self.decode.at(decodes, context)
-        share = (chunk - before) / (chunks[i] - before)
-        return low + share * (value - low), max(code, lower, INTERPOLATED)
+        low, high, share, code = bracket(chunks, chunk)
+        where = {axes: _Place(axes, decodes, context) for axes in tree.axes}
+        value, worst = tree.at(high, prefix, where)
+        code = max(code, worst)
+        if chunk < chunks[0]:
+            # between pure decode and the smallest chunk
+            other, worst = self.decode.at(decodes, context)
+            share = chunk / chunks[0]
+            return other + share * (value - other), max(worst, code, INTERPOLATED)
+        if share < 1:
+            other, worst = tree.at(low, prefix, where)
+            value, code = other + share * (value - other), max(code, worst)
+        return value, code
+
+
+#: the axes of a slice: its numbers of sequences, and its contexts
+_Axes: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def bracket(xs: Sequence[float], x: float) -> tuple[int, int, float, int]:
+    """(index below, index above, weight of the one above, grade) of *x* on an axis.
+
+    On a point, and outside of the axis, both are that point, or the nearest, with weight 1.
+    """
+    i = bisect_left(xs, x)
+    if i == len(xs):
+        return i - 1, i - 1, 1.0, EXTRAPOLATED
+    if xs[i] == x:
+        return i, i, 1.0, MEASURED
+    if not i:
+        return 0, 0, 1.0, EXTRAPOLATED
+    return i - 1, i, (x - xs[i - 1]) / (xs[i] - xs[i - 1]), INTERPOLATED
+
+
+class _Place:
+    """Sequences and context on the axes of a slice: found once for all slices that share them."""
+
+    __slots__ = ("code", "column", "next_column", "next_row", "row", "share_x", "share_y")
+
+    def __init__(self, axes: _Axes, decodes: float, context: float) -> None:
+        self.row, self.next_row, self.share_x, worst = bracket(axes[0], decodes)
+        self.column, self.next_column, self.share_y, code = bracket(axes[1], context)
+        self.code = max(code, worst)
 
 
 class _Tree:
@@ -227,7 +256,7 @@ class _Tree:
     say anything.
     """
 
-    __slots__ = ("_prefixes", "_slices", "chunks")
+    __slots__ = ("_prefixes", "_slices", "axes", "chunks")
 
     def __init__(self, held: dict[float, dict[float, _Held]], least: float) -> None:
         found = {
@@ -238,48 +267,65 @@ class _Tree:
         self.chunks = list(found)
         self._prefixes = [[prefix for prefix, _ in slices] for slices in found.values()]
         self._slices = [[one for _, one in slices] for slices in found.values()]
+        self.axes = list(dict.fromkeys(one.axes for row in self._slices for one in row))
 
-    def at(self, i: int, prefix: float, decodes: float, context: float) -> Value:
-        """At the chunk of index *i*."""
-        prefixes, slices = self._prefixes[i], self._slices[i]
-        j = bisect_left(prefixes, prefix)
-        if j == len(prefixes):
-            value, code = slices[-1].at(decodes, context)
-            return value, max(code, EXTRAPOLATED)
-        value, code = slices[j].at(decodes, context)
-        if prefixes[j] == prefix or not j:
-            return value, code
-        low, lower = slices[j - 1].at(decodes, context)
-        share = (prefix - prefixes[j - 1]) / (prefixes[j] - prefixes[j - 1])
-        return low + share * (value - low), max(code, lower, INTERPOLATED)
+    def at(self, i: int, prefix: float, where: dict[_Axes, _Place]) -> Value:
+        """At the chunk of index *i*, each slice at its place."""
+        slices = self._slices[i]
+        low, high, share, code = bracket(self._prefixes[i], prefix)
+        one = slices[high]
+        value, worst = one.at(where[one.axes])
+        if share < 1:
+            one = slices[low]
+            other, worse = one.at(where[one.axes])
+            return other + share * (value - other), max(code, worst, worse)
+        return value, max(code, worst)
 
 
 class _Held:
-    """Sequences and context at one chunk and prefix; held at the edges."""
+    """A full grid of sequences and contexts at one chunk and prefix; held at its edges.
 
-    __slots__ = ("_lines", "_xs", "least")
+    Where a number of sequences lacks a context, its line is interpolated there.
+    """
+
+    __slots__ = ("_codes", "_values", "axes", "least")
 
     def __init__(self, rows: Sequence[tuple[tuple[float, float], float, int]]) -> None:
         groups: dict[float, list[tuple[float, float, int]]] = {}
         for (decodes, context), value, code in rows:
             groups.setdefault(decodes, []).append((context, value, code))
-        self._xs = sorted(groups)
-        self._lines = [Line(groups[x]) for x in self._xs]
-        self.least = max(line.xs[0] for line in self._lines)
+        lines = {x: Line(found) for x, found in sorted(groups.items())}
+        contexts = tuple(sorted({x for line in lines.values() for x in line.xs}))
+        self.axes: _Axes = tuple(lines), contexts
+        self.least = max(line.xs[0] for line in lines.values())
+        grid = [[line.clamped(x) for x in contexts] for line in lines.values()]
+        self._values = [[value for value, _ in row] for row in grid]
+        self._codes = [[code for _, code in row] for row in grid]
+        if not any(code for row in self._codes for code in row):
+            self._codes = []  # all measured, which is most often so
 
-    def at(self, decodes: float, context: float) -> Value:
-        """With *decodes* sequences of *context* tokens."""
-        xs, lines = self._xs, self._lines
-        i = bisect_left(xs, decodes)
-        if i == len(xs):
-            value, code = lines[-1].clamped(context)
-            return value, max(code, EXTRAPOLATED)
-        value, code = lines[i].clamped(context)
-        if xs[i] == decodes or not i:
-            return value, code
-        low, lower = lines[i - 1].clamped(context)
-        share = (decodes - xs[i - 1]) / (xs[i] - xs[i - 1])
-        return low + share * (value - low), max(code, lower, INTERPOLATED)
+    def at(self, where: _Place) -> Value:
+        """The value at a place on `axes`."""
+        x, y = where.share_x, where.share_y
+        near, far = self._values[where.row], self._values[where.next_row]
+        low = near[where.column]
+        if y < 1:
+            low += y * (near[where.next_column] - low)
+        if x < 1:
+            high = far[where.column]
+            if y < 1:
+                high += y * (far[where.next_column] - high)
+            low += x * (high - low)
+        if not self._codes:
+            return low, where.code
+        codes = self._codes
+        return low, max(
+            where.code,
+            codes[where.row][where.column],
+            codes[where.row][where.next_column],
+            codes[where.next_row][where.column],
+            codes[where.next_row][where.next_column],
+        )
 
 
 def isotonic(values: Sequence[float]) -> list[float]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from math import ceil, exp
+from operator import add
 from typing import NamedTuple
 
 from ...policies.types import Picoseconds
@@ -143,7 +144,7 @@ class TableCost:
         factor, replay, least, after = self._rule(shape)
         duration = max(factor * kernels + replay, least) + after
         grades[self._host_grade] += duration - kernels
-        split: Split = tuple([round(ps) for ps in grades])
+        split: Split = tuple(map(round, grades))
         return max(1, round(duration)), split
 
     def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
@@ -219,9 +220,7 @@ class TableCost:
         tokens = decodes
         for new, _ in prefills:
             tokens += new
-        found = self._of_tokens(tokens).copy()
-        for i, ps in enumerate(self._of_samples(samples)):
-            found[i] += ps
+        found = list(map(add, self._of_tokens(tokens), self._of_samples(samples)))
         for _, ps, grade in self._attention_terms(shape):
             found[grade] += ps
         if images:
@@ -285,9 +284,8 @@ class TableCost:
     def _build_lines(self, decodes: int) -> _Lines:
         """One line between any two knots, equal to the table at the first of them."""
         rule = self._rule(StepShape(decodes, 0, (), decodes))
-        fixed = self._of_tokens(self._padded(decodes)).copy()
-        for i, ps in enumerate(self._of_samples(decodes)):
-            fixed[i] += ps
+        padded = self._padded(decodes)
+        fixed = list(map(add, self._of_tokens(padded), self._of_samples(decodes)))
         pieces = [
             (part, grade)
             for piece, grade in self._pieces(decodes)
