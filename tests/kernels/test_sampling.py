@@ -87,8 +87,10 @@ def test_greedy_is_the_greatest_and_of_equal_ones_the_lowest(
     assert torch.equal(tokens[:2], logits[:2].argmax(-1))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("vocabulary", [30, 5000])
+@pytest.mark.parametrize(
+    ("vocabulary", "dtype"),
+    [(30, torch.float32), (30, torch.float16), (30, torch.bfloat16), (5000, torch.float32)],
+)
 def test_draws_follow_the_kept_shares(vocabulary: int, dtype: torch.dtype, device: str) -> None:
     torch.manual_seed(vocabulary)
     given = Draw(
@@ -102,7 +104,6 @@ def test_draws_follow_the_kept_shares(vocabulary: int, dtype: torch.dtype, devic
     assert_drawn(tokens, given)
     assert_drawn(reference(*given), given)
     assert torch.equal(tokens, reference(*given))
-    assert torch.equal(tokens, sample(*given))
 
 
 def test_ends_of_the_unit_interval(device: str) -> None:
@@ -133,7 +134,7 @@ def test_what_is_kept(top_k: int, top_p: float, kept: list[int], device: str) ->
     tokens = sample(*given).tolist()
     assert set(tokens) <= set(kept)
     assert (tokens[0], tokens[-1]) == (kept[0], kept[-1])
-    assert set(reference(*given).tolist()) <= set(kept)
+    assert tokens == reference(*given).tolist()
 
 
 def test_temperature_zero_is_greedy_beside_rows_that_are_not(device: str) -> None:
