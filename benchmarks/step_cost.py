@@ -2,7 +2,8 @@
 
     python benchmarks/step_cost.py PROFILE
 
-PROFILE is a directory of `infersim calibrate`. Prints microseconds of CPU time a call, the best of five rounds.
+PROFILE is a directory of `infersim calibrate`. Prints microseconds of CPU time a
+call, the best of five rounds.
 """
 
 from __future__ import annotations

@@ -276,6 +276,6 @@ def test_a_run_that_the_profile_was_fitted_to_is_no_evidence(
     words = ["tiny.yaml", "--set", "cluster.profile=fitted", "--quiet", "--no-report"]
     assert run(["validate", *words, "--against", "run"]) == 2
     assert "was fitted to run" in capsys.readouterr().err
-    other = shutil.copytree(recorded, "other")
+    other = Path(shutil.copytree(recorded, "other"))
     slower(other, 1.5)
     validated(capsys, *words[:3], "--against", "other", "--no-sensitivity")
