@@ -41,7 +41,7 @@ class Random(Eviction):
             raise InputError(f"seed of random ({self.seed!r}) must be an integer, 0 or more")
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
-        word = _mix(self.seed, block.key, self._draws)
+        word = mix(self.seed, block.key, self._draws)
         self._draws += 1
         end = self._clock - log(((word >> 11) + 1) * 2.0**-53)
         self._ends[block.key] = end
@@ -51,7 +51,7 @@ class Random(Eviction):
         self._clock = max(self._clock, self._ends.pop(block.key, 0.0))
 
 
-def _mix(seed: int, block: int, draw: int) -> int:
+def mix(seed: int, block: int, draw: int) -> int:
     """64 bits: the finalizer of SplitMix64 (Steele, Lea and Flood 2014) over the three numbers."""
     word = seed * 0x9E3779B97F4A7C15 + block * 0xD1342543DE82EF95 + draw * 0xDA942042E4DD58B5 & MASK
     word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 & MASK

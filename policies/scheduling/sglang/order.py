@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from random import Random
 from typing import Any, Literal, Protocol, get_args
+
+from ...eviction.random import mix
 
 Name = Literal[
     "fcfs",
@@ -94,6 +95,7 @@ class LineOrder:
         cached: there is a prefix cache; without it the cache-aware orders are fcfs.
         priorities: SGLang's enable_priority_scheduling (fcfs and lof look at it).
         low_first: SGLang's schedule_low_priority_values_first.
+        seed: of the order "random".
     """
 
     def __init__(
@@ -103,11 +105,11 @@ class LineOrder:
         cached: bool = True,
         priorities: bool = False,
         low_first: bool = False,
-        random: Random | None = None,
+        seed: int = 0,
     ) -> None:
         self.policy = "fcfs" if policy in CACHE_AWARE and not cached else policy
         self._priorities, self._sign = priorities, 1 if low_first else -1
-        self._random = random or Random(0)
+        self._seed, self._draws = seed, 0
 
     def looks_up(self, waiting: int) -> bool:
         """Whether a line of so many is matched with the cache."""
@@ -148,9 +150,16 @@ class LineOrder:
         elif self.policy == "lof":
             line.sort(key=lambda one: -one.max_new_tokens)
         elif self.policy == "random":
-            self._random.shuffle(line)
+            self._shuffle(line)
         elif self.policy == "routing-key":
             self._sort_by_routing_key(line, running_keys)
+
+    def _shuffle(self, line: list[Waiting]) -> None:
+        """Any order, each with the same chance (Fisher and Yates)."""
+        for i in range(len(line) - 1, 0, -1):
+            self._draws += 1
+            j = mix(self._seed, i, self._draws) % (i + 1)
+            line[i], line[j] = line[j], line[i]
 
     def _sort_by_cache(self, line: list[Waiting], lookups: Lookups, computed: int) -> None:
         deferred = self._look_up(line, lookups)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
-from random import Random
 from typing import ClassVar, get_args
 
 from ...errors import UnknownNameError
@@ -55,7 +54,6 @@ class Sglang:
     budgets: ClassVar[bool] = True  #: no other budget of tokens holds than its own
 
     _ratio: NewTokenRatio = field(init=False, repr=False, compare=False)
-    _random: Random = field(init=False, repr=False, compare=False)
     _order: LineOrder | None = field(default=None, init=False, repr=False, compare=False)
     _line: dict[int, Waiting] = field(default_factory=dict, init=False, repr=False, compare=False)
     _chunked: Handle = field(default=None, init=False, repr=False, compare=False)
@@ -85,7 +83,6 @@ class Sglang:
                 f"schedule_conservativeness must be above 0, found {self.schedule_conservativeness}"
             )
         self._ratio = NewTokenRatio(self.schedule_conservativeness)
-        self._random = Random(self.random_seed)
 
     # ---- the loop -------------------------------------------------------------------------------
 
@@ -299,7 +296,7 @@ class Sglang:
                 cached=view.prefix_caching,
                 priorities=self.enable_priority_scheduling,
                 low_first=self.schedule_low_priority_values_first,
-                random=self._random,
+                seed=self.random_seed,
             )
         order = self._order
         if order.keeps_line:
