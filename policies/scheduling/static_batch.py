@@ -20,6 +20,9 @@ class StaticBatch:
     that batches, CTranslate2, `generate` of Transformers, TensorRT-LLM's STATIC_BATCH. Method: as
     request-level scheduling in Yu et al., Orca, OSDI'22, section 3.
 
+    Who waits when a batch begins is of it, as far as KV and the batch size go. One that is padded,
+    or answered together, is also limited by the budget of the step that computes its prompts.
+
     Attributes:
         pad_prompts: every row is as long as the longest, in compute and in KV.
         pad_ended: who has ended is computed on, and keeps its KV, until the batch has ended.
@@ -39,6 +42,8 @@ class StaticBatch:
     promise: ClassVar[Promise] = Promise(repeats=True)
 
     _due: Picoseconds = field(default=0, init=False, repr=False)
+    _began: Picoseconds = field(default=0, init=False, repr=False)
+    _open: bool = field(default=False, init=False, repr=False)  # prompts of the batch are left
 
     def __post_init__(self) -> None:
         check_reserve(self.reserve, self.hold)
@@ -56,12 +61,15 @@ class StaticBatch:
         self._due = 0
         if view.running:
             self._go_on(view, step)
+            if self._open:
+                self._begin(view, step)
         elif view.waiting_count and not self._waits(view):
+            self._began = view.now
             self._begin(view, step)
 
     def repeats(self, view: ReplicaView) -> bool:
-        """Always: nobody joins."""
-        return True
+        """Nobody joins, once the prompts of the batch are computed."""
+        return not self._open
 
     def wakes_ps(self, view: ReplicaView) -> Picoseconds:
         """When those who wait for a full batch have waited long enough; 0: nobody does."""
@@ -83,6 +91,10 @@ class StaticBatch:
             if tokens:
                 step.take(seq, tokens)
 
+    @property
+    def _rectangle(self) -> bool:
+        return self.pad_prompts or self.pad_ended or self.together
+
     def _begin(self, view: ReplicaView, step: Step) -> None:
         batch, width = self._choose(view, step)
         admitted = False
@@ -100,9 +112,10 @@ class StaticBatch:
             if not tokens:
                 continue
             if not step.admit(seq, tokens, whole=True, watermark=0.0, until=until, hold=self.hold):
+                self._open = False
                 break
             admitted = True
-        if admitted and (self.pad_prompts or self.pad_ended or self.together):
+        if admitted and self._rectangle:
             step.rectangle(
                 pad_prompts=self.pad_prompts, pad_ended=self.pad_ended, together=self.together
             )
@@ -111,10 +124,12 @@ class StaticBatch:
         """The first of the line that a step and KV hold; positions of a row, where it is padded."""
         batch: list[Handle] = []
         longest = total = answer = width = 0
+        places = view.max_num_seqs - len(view.running)
+        self._open = False
         for seq in list(view.line):
-            if len(batch) == view.max_num_seqs:
+            if len(batch) == places:
                 break
-            if not step.ready(seq):
+            if seq.queued_ps > self._began or not step.ready(seq):
                 continue
             known, request = seq.known_tokens, seq.request
             longest, total = max(longest, known), total + known
@@ -122,7 +137,8 @@ class StaticBatch:
             answer = max(answer, most_tokens(view, request) - request.prompt_tokens)
             wide = min(longest + answer, view.max_model_len)
             blocks = -(-wide // view.block_size) * (len(batch) + 1) if self.pad_prompts else 0
-            if batch and (computed > step.budget or blocks > view.free_blocks):
+            if (batch or view.running) and (computed > step.budget or blocks > view.free_blocks):
+                self._open = not self._rectangle
                 break
             batch.append(seq)
             width = wide if self.pad_prompts else 0

@@ -90,7 +90,7 @@ PRESETS: dict[str, Preset] = {
         "FasterTransformer: static batches, contiguous KV; who has ended is computed to the end",
         {"scheduling": "static-batch", **_NEVER},
         "5.3",
-        "as Orca's paper describes it, section 3, with padding of prompts removed; nothing compared",
+        "as in Orca's paper, section 3, without padding of prompts; nothing compared",
         {"pad_ended": True, "together": True},
     ),
     "ctranslate2": Preset(

@@ -16,6 +16,7 @@ EXPECTED = {
     "bursty_api",
     "chat_multiturn",
     "chunk_budget",
+    "engines",
     "coding_agents",
     "feedback_queue",
     "long_context",
