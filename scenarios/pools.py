@@ -110,6 +110,7 @@ class Pool:
             model=spec.model,
             ranks=spec.dp,
             offload=self._offload(),
+            layers=self.model.layers,
         )
 
     def _step_tokens(self, policies: PoliciesSpec) -> int:
