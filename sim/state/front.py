@@ -16,8 +16,8 @@ from .plan import StepPlan
 from .records import GapHistogram
 from .replica import Replica
 from .reports import Live, Report
-from .sequence import Sequence
 from .roles import Roles
+from .sequence import Sequence
 from .session import Call, CallResult
 from .split import Carry, Later, Splitter
 

@@ -46,10 +46,10 @@ REQUEST_COLUMNS: dict[str, str] = {
     "diverged_ps": "int64",
     "elsewhere_ps": "int64",
     "rounding_ps": "int64",
-    "recomputed_tokens": "int64",  # tokens computed again after preemptions, over its whole life
+    "recomputed_tokens": "int64",  # tokens computed again after preemptions and failed transfers
     "preemptions": "int32",
     "transfer_bytes": "int64",  # KV moved over links for it
-    "transfer_ps": "int64",  # time from the request for its KV to the KV's arrival
+    "transfer_ps": "int64",  # time from the end of its prefill to the arrival of its KV
 }
 
 #: series.parquet: one row a sample and replica

@@ -142,8 +142,11 @@ def test_links_and_split(tmp_path: Path) -> None:
     ]
     # what a token's KV weighs does not depend on how many GPUs share it
     assert {p.kv_bytes_per_token for p in made.pools} == {131_072}
+    assert {p.layers for p in made.pools} == {32}
     named = config(tmp_path, text, "links.kv=nvlink4")
     assert named.kv_link == LinkConfig(1_500_000, 450 * 10**9)
+    failing = config(tmp_path, text, "links.kv={name: nvlink4, failure: 0.1, retries: 3}")
+    assert failing.kv_link == LinkConfig(1_500_000, 450 * 10**9, 0.1, 3)
 
 
 def test_a_policy_in_a_file_beside_the_scenario(tmp_path: Path) -> None:

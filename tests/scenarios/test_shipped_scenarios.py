@@ -22,6 +22,7 @@ EXPECTED = {
     "long_context",
     "moe_ranks",
     "mooncake_conversation",
+    "pd_variants",
     "pd_vs_colocated",
     "prompt_order",
     "prompt_starvation",
