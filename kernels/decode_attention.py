@@ -105,18 +105,33 @@ def decode_attention(
         num_stages=launch.num_stages,
     )
     if splits > 1:
-        _combine[(sequences, heads)](
-            partial,
-            logsum,
-            out,
-            v_scale,
-            HEAD_DIM=head_dim,
-            SPLITS=splits,
-            BLOCK_S=power_of_two(splits),
-            BLOCK_D=power_of_two(head_dim),
-            num_warps=4,
-        )
+        combine_splits(partial, logsum, out, v_scale)
     return out
+
+
+def combine_splits(
+    partial: torch.Tensor, logsum: torch.Tensor, out: torch.Tensor, v_scale: float = 1.0
+) -> None:
+    """Write the mean over splits, weighed by their sums of exponentials, times *v_scale*.
+
+    Args:
+        partial: [sequences, heads, splits, head_dim] fp32, the result of each split.
+        logsum: [sequences, heads, splits] fp32, log2 of its sum; -inf for one that saw no key.
+        out: [sequences, heads, head_dim], which is written.
+        v_scale: what stored values stand for.
+    """
+    sequences, heads, splits, head_dim = partial.shape
+    _combine[(sequences, heads)](
+        partial,
+        logsum,
+        out,
+        v_scale,
+        HEAD_DIM=head_dim,
+        SPLITS=splits,
+        BLOCK_S=power_of_two(splits),
+        BLOCK_D=power_of_two(head_dim),
+        num_warps=_combine_warps(splits, head_dim),
+    )
 
 
 def default_splits(device: torch.device, programs: int, longest: int, keys: int) -> int:
@@ -205,22 +220,40 @@ def specialisations(architecture: int = 90) -> list[Specialisation]:
                     tensor_cores=True,
                 )
             )
-    combine = Specialisation(
-        name="decode_attention.combine",
-        kernel=_combine,
-        signature={"p_partial": "*fp32", "p_logsum": "*fp32", "p_out": "*bf16", "v_scale": "fp32"},
-        constants={"HEAD_DIM": 128, "SPLITS": 64, "BLOCK_S": 64, "BLOCK_D": 128},
-        num_warps=4,
-        num_stages=1,
-        tensor_cores=False,
-    )
-    return [*found, combine]
+    combine = [
+        Specialisation(
+            name=f"decode_attention.combine[d={head_dim}]",
+            kernel=_combine,
+            signature=_COMBINE_SIGNATURE,
+            constants={
+                "HEAD_DIM": head_dim,
+                "SPLITS": MOST_SPLITS,
+                "BLOCK_S": MOST_SPLITS,
+                "BLOCK_D": head_dim,
+            },
+            num_warps=_combine_warps(MOST_SPLITS, head_dim),
+            num_stages=1,
+            tensor_cores=False,
+        )
+        for head_dim in (128, 512)  # 512: MLA's latent
+    ]
+    return [*found, *combine]
+
+
+def _combine_warps(splits: int, head_dim: int) -> int:
+    return 4 if splits * head_dim <= 8192 else 8
 
 
 def _bucket(key_bytes: int) -> str:
     return "<=256 bytes" if key_bytes <= 256 else ">256 bytes"
 
 
+_COMBINE_SIGNATURE = {
+    "p_partial": "*fp32",
+    "p_logsum": "*fp32",
+    "p_out": "*bf16",
+    "v_scale": "fp32",
+}
 _SIGNATURE = {
     "p_q": "*bf16",
     "p_k": "*bf16",

@@ -12,8 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
+from .decode_attention import combine_splits, default_splits
 from .lang import Specialisation, cast, dot
-from .launch import Launch, architecture, multiprocessors, power_of_two
+from .launch import Launch, architecture, power_of_two
 from .work import Work
 
 #: rows: heads a program, columns: keys an iteration; by the number of heads
@@ -27,7 +28,6 @@ CONFIGS: dict[tuple[int, str], Launch] = {
     (100, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
     (100, ">16 heads"): Launch(rows=64, columns=32, num_warps=8, num_stages=2),
 }
-MOST_SPLITS = 32
 
 
 def mla_decode(
@@ -63,11 +63,12 @@ def mla_decode(
     launch = _launch(architecture(q.device), heads)
     head_blocks = triton.cdiv(heads, launch.rows)
     if splits is None:
-        splits = _splits(q.device, sequences * head_blocks, block_table, cache, launch)
+        longest = block_table.shape[1] * cache.shape[1]
+        splits = default_splits(q.device, sequences * head_blocks, longest, launch.columns)
     out = torch.empty(sequences, heads, kv_lora, dtype=q.dtype, device=q.device)
-    wide = {"dtype": torch.float32, "device": q.device}
-    partial = torch.empty(sequences, heads, splits, kv_lora, **wide)
-    logsum = torch.empty(sequences, heads, splits, **wide)
+    shape = (sequences, heads, splits)
+    partial = torch.empty(*shape, kv_lora, dtype=torch.float32, device=q.device)
+    logsum = torch.empty(shape, dtype=torch.float32, device=q.device)
     if sequences:
         _decode[(sequences, head_blocks, splits)](
             q,
@@ -92,15 +93,7 @@ def mla_decode(
             num_warps=launch.num_warps,
             num_stages=launch.num_stages,
         )
-        _combine[(sequences, heads)](
-            partial,
-            logsum,
-            out,
-            SPLITS=splits,
-            BLOCK_SPLITS=power_of_two(splits),
-            KV_LORA=kv_lora,
-            num_warps=4,
-        )
+        combine_splits(partial, logsum, out)
     return out
 
 
@@ -171,33 +164,11 @@ def specialisations(architecture: int = 90) -> list[Specialisation]:
                 tensor_cores=True,
             )
         )
-    combine = Specialisation(
-        name="mla_decode.combine",
-        kernel=_combine,
-        signature={"p_partial": "*fp32", "p_logsum": "*fp32", "p_out": "*bf16"},
-        constants={"SPLITS": 8, "BLOCK_SPLITS": 8, "KV_LORA": 512},
-        num_warps=4,
-        num_stages=1,
-        tensor_cores=False,
-    )
-    return [*found, combine]
+    return found
 
 
 def _launch(architecture: int, heads: int) -> Launch:
     return CONFIGS[architecture, "<=16 heads" if heads <= 16 else ">16 heads"]
-
-
-def _splits(
-    device: torch.device,
-    programs: int,
-    block_table: torch.Tensor,
-    cache: torch.Tensor,
-    launch: Launch,
-) -> int:
-    """Enough to fill the device twice, while a split of the longest sequence keeps 4 iterations."""
-    wanted = triton.cdiv(2 * multiprocessors(device), max(programs, 1))
-    longest = block_table.shape[1] * cache.shape[1]
-    return max(1, min(wanted, longest // (4 * launch.columns), MOST_SPLITS))
 
 
 _SIGNATURE = {
@@ -278,26 +249,3 @@ def _decode(
     tl.store(p_partial + o_out[:, None] * KV_LORA + o_c[None, :], mean, mask=m_h[:, None])
     logsum = tl.where(some, top + tl.log2(total), -float("inf"))
     tl.store(p_logsum + o_out, logsum, mask=m_h)
-
-
-@triton.jit
-def _combine(
-    p_partial,
-    p_logsum,
-    p_out,
-    SPLITS: tl.constexpr,
-    BLOCK_SPLITS: tl.constexpr,
-    KV_LORA: tl.constexpr,
-):
-    # one program: a sequence and head; splits are weighed by their sums of exponentials
-    i_row = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    o_s = tl.arange(0, BLOCK_SPLITS)
-    o_c = tl.arange(0, KV_LORA)
-    m_s = o_s < SPLITS
-    logsum = tl.load(p_logsum + i_row * SPLITS + o_s, mask=m_s, other=-float("inf"))
-    top = tl.max(logsum, 0)
-    weight = tl.exp2(logsum - tl.where(top > -float("inf"), top, 0.0))  # length 0: all are 0
-    row = p_partial + (i_row * SPLITS + o_s)[:, None] * KV_LORA + o_c[None, :]
-    mean = tl.sum(tl.load(row, mask=m_s[:, None], other=0.0) * weight[:, None], 0)
-    mean = mean / tl.maximum(tl.sum(weight, 0), 1e-30)
-    tl.store(p_out + i_row * KV_LORA + o_c, cast(mean, p_out.dtype.element_ty))
