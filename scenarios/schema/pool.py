@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from ...policies.errors import InputError
 from ...sim.cost.dtypes import kv_element_bytes, weight_format
@@ -107,6 +115,14 @@ class PoolSpec(Spec):
     offload: OffloadSpec | None = Field(
         default=None, description="a tier for KV in host memory; none when left out"
     )
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a block size that is the preset's: another engine in its place has its own."""
+        out: dict[str, Any] = handler(self)
+        if "block_size" not in self.model_fields_set:
+            del out["block_size"]
+        return out
 
     @model_validator(mode="after")
     def _page(self) -> PoolSpec:
