@@ -159,7 +159,7 @@ _EXPAND_SIGNATURE = {
 }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _shrink(
     p_x,
     p_a,
@@ -198,7 +198,7 @@ def _shrink(
         tl.store(p_shrunk + o_out, acc, mask=m_m[:, None] & m_r[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _expand(
     p_shrunk,
     p_b,

@@ -159,7 +159,7 @@ _SIGNATURE = {
 }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences"])
 def _prefill(
     p_q,
     p_cache,

@@ -153,7 +153,7 @@ _DOWN_SIGNATURE = {
 }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])
 def _gate_up(
     p_x,
     p_w,
@@ -194,7 +194,7 @@ def _gate_up(
         tl.store(p_y + o_y, cast(y, p_y.dtype.element_ty), mask=m_m[:, None] & m_n[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])
 def _down(
     p_x,
     p_w,

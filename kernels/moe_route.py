@@ -111,7 +111,7 @@ def _launch(architecture: int, experts: int) -> Launch:
     return CONFIGS[architecture, shape]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _route(
     p_logits,
     p_weights,

@@ -96,7 +96,7 @@ def specialisations(architecture: int = 90) -> list[Specialisation]:
     ]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "blocks"])
 def _group_rows(
     p_ids,
     p_rows,

@@ -147,7 +147,7 @@ _SIGNATURE = {
 }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _gemm(
     p_x,
     p_packed,

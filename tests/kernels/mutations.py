@@ -131,6 +131,19 @@ MUTATIONS = [
         "p_logits + i_r * s_logits",
         "p_logits + i_m * s_logits",
     ),
+    Mutation("last token of equals", "sampling", "x > best, o_v, at)", "x >= best, o_v, at)"),
+    Mutation(
+        "top k keeps one less",
+        "sampling",
+        "count.to(tl.float32)) >= target",
+        "count.to(tl.float32)) > target",
+    ),
+    Mutation(
+        "mass without temperature",
+        "sampling",
+        "mass = tl.exp((x - top) * inverse)",
+        "mass = tl.exp(x - top)",
+    ),
     Mutation("copy to the wrong block", "block_copy", "p_to + i_to * s_to", "p_to + i_b * s_to"),
     Mutation(
         "zero point ignored",
