@@ -542,9 +542,6 @@ class Replica:
         if self._settled != self.step_index:
             self._settled = self.step_index
             if self.pool.lazy:
-                if self.decode_room:
-                    self.pool.reserve(self.group.taken(self.step_index - 1))
-                    self.pool.make_room(self.decode_room)
                 self.pool.reserve(self.group.taken(self.step_index))
 
     def kv_at(self, step: int) -> tuple[int, int]:
@@ -578,6 +575,9 @@ class Replica:
             return
         if not self.pool.lazy:
             self._grow_members(self.in_flight[-1], step)
+        elif self.decode_room:
+            self.pool.reserve(self.group.taken(step - 1))
+            self.pool.make_room(self.decode_room)
         self.step_index = step
         self.settle()
         self._advance_frontier(step - self._lag)

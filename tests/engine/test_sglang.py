@@ -343,13 +343,14 @@ def test_what_needs_another_index_says_so(lab: Any) -> None:
 
 
 def no_room_is_made_in_a_leap(patch: pytest.MonkeyPatch) -> None:
-    real = Replica.settle
+    real = Replica.catch_up
 
-    def settle(self: Replica) -> None:
-        self.decode_room = 0
-        real(self)
+    def catch_up(self: Replica, step: int) -> None:
+        room, self.decode_room = self.decode_room, 0
+        real(self, step)
+        self.decode_room = room
 
-    patch.setattr(Replica, "settle", settle)
+    patch.setattr(Replica, "catch_up", catch_up)
 
 
 def a_line_that_moves_is_leapt_over(patch: pytest.MonkeyPatch) -> None:
@@ -390,3 +391,60 @@ def test_a_planted_fault_changes_bytes(
         except InfersimError:
             return
     pytest.fail("nothing noticed")
+
+
+# ---- blocks by their ids, as a device needs them -------------------------------------------------
+
+
+@settings(CASES, max_examples=40)
+@given(rng=st.randoms(use_true_random=False))
+def test_ids_of_blocks_change_no_byte(lab: Any, rng: Random) -> None:
+    case = sglang_case(lab, rng)
+    case.limits = replace(case.limits, prefix_index="radix")
+    counted = case.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "infersim.sim.engine.cluster.make_pool",
+            lambda limits, policy, runs=True: make_pool(limits, policy, runs=False),
+        )
+        assert lab.differing(counted, case.run(leap=False)) == []
+
+
+def test_no_block_has_two_owners(lab: Any) -> None:
+    limits = EngineLimits(40, 4, max_model_len=120, prefix_index="radix", max_num_seqs=8)
+    limits = replace(limits, max_num_batched_tokens=1 << 30, async_scheduling=False)
+    pool = make_pool(limits, Lru(), runs=False)
+    host = Replica(limits, pool, Sglang(chunked_prefill_size=16), FifoQueue)
+    chains = Chains()
+    for number in range(6):
+        prompt = (Segment(number % 2, 0, 18), Segment(10 + number, 0, 5))
+        asked = lab.request(number, segments=prompt, max_tokens=12)
+        chain = chains.chain(asked.prompt)
+        chain.append(asked.output_content, 0, 0)
+        host.submit(Sequence(asked, 12, chain, 120))
+    for now in range(200):
+        plan = host.schedule(now)
+        if not plan.tokens:
+            break
+        own: list[int] = []
+        for seq in host.running:
+            assert len(seq.table) == seq.blocks
+            own += seq.table[seq.committed :]
+        cached = [slot for node in nodes(pool) for slot in node.slots]
+        assert len({*own, *cached}) == len(own) + len(cached)
+        for one in host.running:
+            for other in host.running:
+                agree = one.chain.agrees(other.chain, 120)
+                shared = min(one.committed, other.committed, agree // 4)
+                assert one.table[:shared] == other.table[:shared]
+        host.finish(plan, now + 1)
+    assert not host.has_requests
+
+
+def nodes(pool: Any) -> list[Any]:
+    found, stack = [], [pool.index.root]
+    while stack:
+        node = stack.pop()
+        stack += node.kids.values()
+        found.append(node)
+    return found
