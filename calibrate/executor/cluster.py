@@ -70,7 +70,9 @@ class Cluster(Front[Server]):
             eviction.attach(future)
         # ids of blocks are what tensors are indexed by, so never runs of blocks
         kv = BlockPool(limits.kv_blocks, limits.block_size, eviction, caching=limits.prefix_caching)
-        connector: Connector | None = split_connector(self._splitter, pool, roles_change=self.roles.change)
+        connector: Connector | None = split_connector(
+            self._splitter, pool, roles_change=self.roles.change
+        )
         if pool.offload is not None:
             fetcher = Fetcher(pool.offload, self.clock, lambda: self.servers[number])
             block_bytes = limits.block_size * pool.kv_bytes_per_token

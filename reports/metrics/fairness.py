@@ -36,8 +36,10 @@ def fairness(window: Window) -> dict[str, Any] | None:
     counts = np.bincount(of, minlength=len(tenants))
     waits_s = window.between_s("arrival_ps", "first_token_ps")
     sums = np.bincount(of, weights=waits_s, minlength=len(tenants))
+    service: Floats = np.zeros(len(tenants))
+    np.add.at(service, of[early], tokens[early])
     return {
         "tenants": len(tenants),
-        "jain_service": jain(np.bincount(of[early], tokens[early], minlength=len(tenants))),
+        "jain_service": jain(service),
         "jain_ttft": jain(sums[counts > 0] / counts[counts > 0]),
     }
