@@ -55,7 +55,16 @@ def e4m3_storage(tensor: torch.Tensor, architecture: int) -> torch.Tensor:
     return tensor
 
 
-@triton.jit
+def inline(function: Any) -> Any:
+    """Decorate a function that kernels call, as `triton.jit` does.
+
+    In the interpreter it stays plain Python: the kernel's own call has put the interpreter in the
+    place of Triton's language already, and to do so again takes longer than most functions.
+    """
+    return function if INTERPRETED else triton.jit(function)
+
+
+@inline
 def dot(a, b):
     """Matrix product in fp32; fp32 operands stay exact in the interpreter, tf32 on a GPU."""
     if INTERP:
@@ -64,7 +73,7 @@ def dot(a, b):
     return tl.dot(a, b, input_precision="ieee" if INTERP else "tf32")
 
 
-@triton.jit
+@inline
 def cast(x, ty: tl.constexpr):
     """fp32 → *ty*, to the nearest, ties to even; uint8 holds e4m3's bits.
 
@@ -86,7 +95,7 @@ def cast(x, ty: tl.constexpr):
     return x.to(ty)
 
 
-@triton.jit
+@inline
 def _e4m3_bits(x):
     """The e4m3 code, as int32, of fp32 *x* within ±448, or NaN."""
     sign = (x.to(tl.int32, bitcast=True) >> 24) & 0x80
@@ -97,13 +106,13 @@ def _e4m3_bits(x):
     return tl.where(x == x, code, 0x7F) | sign
 
 
-@triton.jit
+@inline
 def saturate(x):
     """fp32 clamped to e4m3's ±448; NaN stays NaN."""
     return tl.where(x > 448.0, 448.0, tl.where(x < -448.0, -448.0, x))
 
 
-@triton.jit
+@inline
 def widen(x, ty: tl.constexpr):
     """e4m3, or its bits as uint8, → the wider float type *ty*, exactly; others are converted."""
     if INTERP and x.dtype == tl.float8e4nv:

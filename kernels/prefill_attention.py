@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .lang import Specialisation, cast, dot, e4m3_storage, widen
+from .lang import Specialisation, cast, dot, e4m3_storage, inline, widen
 from .launch import Launch, architecture, power_of_two
 from .paged import attend, attention_work, check_heads, gather
 from .work import Work
@@ -401,7 +401,7 @@ def _attend(
         tl.store(out, cast(mean, p_out.dtype.element_ty), mask=m_q)
 
 
-@triton.jit
+@inline
 def _sequence_of(tile, p_start, sequences, QUERIES: tl.constexpr):
     """The sequence of a tile: those of sequence s begin at tile start[s] // QUERIES + s."""
     low = 0
@@ -414,7 +414,7 @@ def _sequence_of(tile, p_start, sequences, QUERIES: tl.constexpr):
     return low
 
 
-@triton.jit
+@inline
 def _load_keys(
     k,
     v,

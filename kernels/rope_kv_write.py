@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .fp8_kv import E4M3, to_e4m3
-from .lang import Specialisation, cast, e4m3_storage, saturate
+from .lang import Specialisation, cast, e4m3_storage, inline, saturate
 from .launch import Launch, architecture, power_of_two, same_everywhere
 from .work import Work
 
@@ -253,14 +253,14 @@ def _rope_kv_write(
                 _store_scaled(vc + half * HALF, b_v, v_inverse, m, FP8)
 
 
-@triton.jit
+@inline
 def _rotated(x, cos, sin, m, HALF: tl.constexpr):
     a = tl.load(x, mask=m, other=0.0).to(tl.float32)
     b = tl.load(x + HALF, mask=m, other=0.0).to(tl.float32)
     return a * cos - b * sin, b * cos + a * sin
 
 
-@triton.jit
+@inline
 def _store_scaled(p_cache, x, inverse, m, FP8: tl.constexpr):
     x = x * inverse
     if FP8:

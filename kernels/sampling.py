@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .lang import Specialisation
+from .lang import Specialisation, inline
 from .launch import Launch, architecture, same_everywhere
 from .work import Work
 
@@ -216,7 +216,7 @@ def _sample(
     tl.store(p_out + i_r, token.to(tl.int64))
 
 
-@triton.jit
+@inline
 def _greatest(row, vocabulary, BLOCK: tl.constexpr):
     """The greatest logit and its lowest token."""
     o_b = tl.arange(0, BLOCK)
@@ -231,14 +231,14 @@ def _greatest(row, vocabulary, BLOCK: tl.constexpr):
     return top, tl.min(tl.where(best == top, at, vocabulary), 0)
 
 
-@triton.jit
+@inline
 def _order(x):
     """Bits of fp32 as int32 in the order of the numbers; -0 is 0."""
     bits = (x + 0.0).to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-@triton.jit
+@inline
 def _from(row, vocabulary, top, inverse, cut, BLOCK: tl.constexpr):
     """Of the tokens from *cut* on: mass relative to the greatest logit's, number, least order.
 
@@ -262,7 +262,7 @@ def _from(row, vocabulary, top, inverse, cut, BLOCK: tl.constexpr):
     return tl.sum(mass, 0), tl.sum(count, 0), tl.min(least, 0), tl.max(below, 0)
 
 
-@triton.jit
+@inline
 def _bisect(row, vocabulary, top, inverse, cut, target, MASS: tl.constexpr, BLOCK: tl.constexpr):
     """The highest cut, from *cut* on, that keeps at least *target* tokens, or mass."""
     low = cut
@@ -277,7 +277,7 @@ def _bisect(row, vocabulary, top, inverse, cut, target, MASS: tl.constexpr, BLOC
     return low
 
 
-@triton.jit
+@inline
 def _invert(row, vocabulary, top, inverse, cut, target, BLOCK: tl.constexpr):
     """The first token from *cut* on at which the running mass passes *target*."""
     o_b = tl.arange(0, BLOCK)
