@@ -11,6 +11,7 @@ import numpy as np
 from ...policies.errors import InfersimError, InputError, NoProgressError
 from ...policies.eviction.future import NextUse
 from ...policies.types import Picoseconds
+from ...sim.cost.grades import time_by_grade
 from ...sim.state.config import ClusterConfig, RunLimits
 from ...sim.state.content import Chains
 from ...sim.state.journal import Journal, Sampler
@@ -186,6 +187,7 @@ class Host:
             "link_bytes": self.cluster.carrier.carried_bytes,
             "link_busy_ps": self.cluster.carrier.link_busy_ps,
             **self.cluster.travel_totals,
+            **time_by_grade(server.ledger for server in servers),
             **offloaded(self.cluster.offloads),
         }
 

@@ -11,7 +11,8 @@ from time import perf_counter_ns
 from ...policies.errors import NoProgressError
 from ...policies.types import Picoseconds
 from ...sim.cost.base import StepCost
-from ...sim.cost.shape import shape_of
+from ...sim.cost.grades import Doubt, Ledger
+from ...sim.cost.shape import timed
 from ...sim.state.plan import StepPlan
 from ...sim.state.replica import Replica
 from ...sim.state.sequence import Sequence
@@ -30,6 +31,7 @@ class Flight:
         end_ps: by the cost model; on a real clock, when it ended.
         schedule_ps: what planning it took the host.
         rows: whose tokens come back, in order.
+        doubt: how the cost model came by its time.
         done: what came back.
     """
 
@@ -39,6 +41,7 @@ class Flight:
     schedule_ps: Picoseconds
     rows: list[Row]
     ticket: Ticket
+    doubt: Doubt | None
     done: Done | None = None
 
 
@@ -79,6 +82,7 @@ class Server:
         self.busy_ps: Picoseconds = 0
         self.device_ps: Picoseconds = 0
         self.steps = 0
+        self.ledger = Ledger()  #: step time by grade, on a virtual clock
         replica.log_members = True
 
     # ---- from outside ---------------------------------------------------------------------------
@@ -163,6 +167,8 @@ class Server:
         self.busy_ps += end - flight.start_ps
         self.device_ps += done.device_ps
         self.steps += 1
+        if flight.doubt is not None and self._clock.virtual:
+            self.ledger.add(flight.doubt, 1, end - flight.start_ps)
         replica.finish(plan, end)
         if replica.log is not None:
             account_ps = (perf_counter_ns() - begun) * PS_PER_NS
@@ -206,7 +212,9 @@ class Server:
 
     def _launch(self, plan: StepPlan, start: Picoseconds, schedule_ps: Picoseconds) -> None:
         """Have *plan* computed, after what is in flight."""
-        end = start + self._cost.duration_ps(shape_of(plan))
+        duration, doubt = timed(self._cost, plan)
         rows = rows_of(plan)
         ticket = self.runner.launch(batch_of(rows, self._texts, self.replica.limits.block_size))
-        self._flights.append(Flight(plan, start, end, schedule_ps, rows, ticket))
+        self._flights.append(
+            Flight(plan, start, start + duration, schedule_ps, rows, ticket, doubt)
+        )

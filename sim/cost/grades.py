@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
 from ...policies.types import Picoseconds
@@ -76,3 +77,11 @@ class Ledger:
         for doubt, (steps, duration_ps) in self._lines.items():
             doubt.add(steps, duration_ps, found)
         return {grade: ps for grade, ps in zip(GRADES, found, strict=True) if ps}
+
+
+def time_by_grade(ledgers: Iterable[Ledger]) -> dict[str, Picoseconds]:
+    """Counters of a run: step time by grade, of the grades that occur."""
+    found: Counter[str] = Counter()
+    for ledger in ledgers:
+        found.update(ledger.totals())
+    return {f"{grade}_ps": found[grade] for grade in GRADES if found[grade]}

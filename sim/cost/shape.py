@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ...policies.types import Picoseconds
 from ..state.plan import StepPlan
-from .base import StepShape
+from .base import GradedCost, StepCost, StepShape
+from .grades import Doubt
 
 
 def shape_of(plan: StepPlan) -> StepShape:
@@ -23,3 +25,14 @@ def shape_of(plan: StepPlan) -> StepShape:
         seq.request.items[index].tokens for seq, items in plan.encoder for index in items
     )
     return StepShape(decodes, context, tuple(prefills), samples, image_tokens)
+
+
+def timed(cost: StepCost, plan: StepPlan) -> tuple[Picoseconds, Doubt | None]:
+    """The time of one step of a plan, and how it was come by; None: the cost does not say."""
+    if plan.pure_decode:
+        rows, context, _ = plan.line
+        base, slope, _, doubt = cost.decode_line(rows, context)
+        return base + slope * context, doubt
+    if isinstance(cost, GradedCost):
+        return cost.timed(shape_of(plan))
+    return cost.duration_ps(shape_of(plan)), None

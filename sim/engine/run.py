@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 
 from ...policies.errors import InfersimError, NoProgressError
 from ...policies.types import Picoseconds
-from ..cost.grades import GRADES
+from ..cost.grades import time_by_grade
 from ..state.config import ClusterConfig, RunLimits
 from ..state.content import Chains
 from ..state.journal import Journal, Sampler
@@ -209,15 +208,8 @@ class Run:
             "link_busy_ps": link.busy_ps if link is not None else 0,
             **self.cluster.travel_totals,
             **offloaded(self.cluster.offloads),
-            **self._grades(),
+            **time_by_grade(server.ledger for server in servers),
         }
-
-    def _grades(self) -> dict[str, int]:
-        """Step time by grade, of the grades that occur."""
-        found: Counter[str] = Counter()
-        for server in self.cluster.servers:
-            found.update(server.ledger.totals())
-        return {f"{grade}_ps": found[grade] for grade in GRADES if found[grade]}
 
 
 def _nobody_waits(result: CallResult) -> None:
