@@ -19,7 +19,7 @@ from .work import Work
 CONFIGS = same_everywhere(
     {
         "<=1024 tokens": Launch(rows=1, columns=1024, num_warps=4, num_stages=1),
-        ">1024 tokens": Launch(rows=1, columns=4096, num_warps=8, num_stages=1),
+        ">1024 tokens": Launch(rows=1, columns=2048, num_warps=8, num_stages=1),
     }
 )
 
