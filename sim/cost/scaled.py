@@ -64,6 +64,7 @@ class ScaledCost:
         found = self._doubts.get(doubt)
         if found is None:
             base = [round(ps * self.factor) for ps in doubt.base]
+            base[doubt.grade] += (round(doubt.base_ps * self.factor) or 1) - sum(base)
             found = self._doubts[doubt] = LineDoubt(base, doubt.grade)
         return found
 
