@@ -22,6 +22,9 @@ def benchmark() -> ModuleType:
     return module
 
 
+NOTHING_REPEATS = {"prompt_order"}  #: every answer is one token
+
+
 @pytest.mark.parametrize("name", load.shipped())
 @pytest.mark.parametrize("which", [0, -1], ids=["first cell", "last cell"])
 def test_records_are_equal(name: str, which: int) -> None:
@@ -34,5 +37,5 @@ def test_records_are_equal(name: str, which: int) -> None:
         for leap in (True, False)
     )
     assert benchmark().differences(leapt.records, stepped.records) == []
-    assert leapt.effort.leapt_steps > 0
+    assert (leapt.effort.leapt_steps > 0) == (name not in NOTHING_REPEATS)
     assert stepped.effort.leapt_steps == 0
