@@ -281,7 +281,7 @@ def _bisect(row, vocabulary, top, inverse, cut, target, MASS: tl.constexpr, BLOC
 def _invert(row, vocabulary, top, inverse, cut, target, BLOCK: tl.constexpr):
     """The first token from *cut* on at which the running mass passes *target*."""
     o_b = tl.arange(0, BLOCK)
-    token = vocabulary + 0
+    token = tl.full((), 0, tl.int32) + vocabulary
     last = 0
     before = 0.0
     first = 0
