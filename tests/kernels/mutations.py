@@ -174,12 +174,7 @@ MUTATIONS = [
         "(i_g * 2 * s_ffn + s_ffn + o_n)",
         "(i_g * 2 * s_ffn + o_n)",
     ),
-    Mutation(
-        "a group begins too late",
-        "row_groups",
-        "tl.where(o_bin < i_g, padded, 0)",
-        "tl.where(o_bin <= i_g, padded, 0)",
-    ),
+    Mutation("groups not padded", "row_groups", "(counts + BLOCK - 1) // BLOCK * BLOCK", "counts"),
     Mutation(
         "rows of a second chunk lost", "row_groups", "at += tl.sum(mine.to(tl.int32), 0)", "at += 0"
     ),
