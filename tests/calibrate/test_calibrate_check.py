@@ -211,7 +211,7 @@ def test_a_tiny_model_on_this_cpu_from_end_to_end(
     model.write_text(MODEL)
     limits = ["--max-num-batched-tokens", "32", "--max-num-seqs", "4"]
     command = ["calibrate", "--cpu", "--model", str(model), *limits, "--out", str(out), "-q"]
-    assert run([*command, "--minutes", "0.5"]) == 0
+    assert run([*command, "--minutes", "10"]) == 0  # more than a busy machine takes
     assert capsys.readouterr().out.endswith(f"{out}\n")
     made = load(out)
     assert made.missing == ()
