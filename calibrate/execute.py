@@ -103,7 +103,7 @@ def execute_cell(
         InfersimError: whatever stops it.
     """
     from .executor.clock import VirtualClock, WallClock
-    from .executor.host import Host
+    from .executor.host import DeviceRun
     from .executor.texts import Texts
 
     made = build.assemble(cell, folders)
@@ -121,7 +121,7 @@ def execute_cell(
         told(now_ps / 1e12, ended, min(1.0, ended / expected) if expected else float("nan"))
 
     log = StepLog(measured=True)
-    host = Host(
+    host = DeviceRun(
         made.config,
         made.workload,
         made.limits,

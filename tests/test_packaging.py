@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "policies": (),
     "kernels": (),
     "sim": ("policies",),
-    "sim.state": ("policies", "sim.cost.base"),  # the contract of step costs, not their models
+    # the contract of step costs and how they were come by, not their models
+    "sim.state": ("policies", "sim.cost.base", "sim.cost.grades"),
     "sim.cost": ("policies", "sim.state"),
     "scenarios": ("policies", "sim"),
     "reports": ("policies.errors", "sim.state.records"),

@@ -49,7 +49,6 @@ class Cluster(Front[Server]):
         self.carrier = Carrier(config.kv_link, clock, lambda number: self.servers[number])
         super().__init__(config, clock, journal, chains, self.carrier.carry, on_answer)
         self.clock = clock
-        self.offloads: list[OffloadConnector] = []
         for pool in config.pools:
             for _ in range(pool.replicas):
                 number = len(self.servers)

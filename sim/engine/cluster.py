@@ -50,7 +50,6 @@ class Cluster(Front[Server]):
     ) -> None:
         super().__init__(config, clock, journal, chains, self._carry, on_answer, self._later)
         self.clock, self._effort, self._future = clock, effort, future
-        self.offloads: list[OffloadConnector] = []
         link = config.kv_link
         #: what carries KV between pools
         self.link = FifoLink(link.latency_ps, link.bytes_per_s) if link is not None else None

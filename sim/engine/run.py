@@ -9,46 +9,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from ...policies.errors import InfersimError, NoProgressError
-from ...policies.types import Picoseconds
-from ..cost.grades import time_by_grade
 from ..state.config import ClusterConfig, RunLimits
 from ..state.content import Chains
-from ..state.journal import Journal, Sampler
-from ..state.offload import offloaded
-from ..state.records import GapHistogram
-from ..state.session import Arrival, Call, CallResult, Workload
+from ..state.host import Host, Played
+from ..state.journal import Journal
+from ..state.session import Call, CallResult, Workload
 from ..state.steps import StepLog
-from .clock import ARRIVAL, SAMPLE, Clock
+from .clock import Clock
 from .cluster import Cluster
 from .config import Effort, Progress
 from .foresight import foresee, oracle_pool
+from .server import Server
 from .sessions import Player
 
 PROGRESS_EVERY = 64  #: requests between two calls of the progress callback
 
 
 @dataclass(slots=True)
-class Outcome:
+class Outcome(Played):
     """What a run leaves behind.
 
     Attributes:
-        requests, series: columns as in `sim.state.records`.
-        itl: gaps between tokens.
-        totals: exact counters, equal with leaps on and off.
         effort: what it cost to simulate.
     """
 
-    requests: dict[str, np.ndarray[Any, Any]]
-    series: dict[str, np.ndarray[Any, Any]]
-    itl: GapHistogram
-    totals: dict[str, int]
     effort: Effort
 
 
-class Run:
+class Run(Host[Server]):
     """A cluster, its clients and its journal.
 
     Args:
@@ -68,19 +56,18 @@ class Run:
         check: bool,
         trace: StepLog | None,
     ) -> None:
-        self._clock, self._journal, self._effort = Clock(), Journal(), Effort()
-        self._limits, self._report = limits, progress
+        self._clock, self._effort, self._report = Clock(), Effort(), progress
+        self._journal, self._check = Journal(), check
         self._progress = Progress(expected=workload.expected_requests)
         if limits.requests is not None:
             expected = self._progress.expected
             self._progress.expected = min(limits.requests, expected or limits.requests)
-        self._arrival: Arrival | None = None
         chains, future = Chains(), None
         seer = oracle_pool(config)
         if seer is None:
-            self._arrivals = iter(workload.arrivals())
+            arrivals = iter(workload.arrivals())
         else:
-            future, self._arrivals = foresee(config, seer, workload, chains)
+            future, arrivals = foresee(config, seer, workload, chains)
         self.cluster = Cluster(
             config,
             self._clock,
@@ -94,11 +81,8 @@ class Run:
         if trace is not None:
             for server in self.cluster.servers:
                 server.replica.trace(trace.replica(server.number))
-        self._sampler = Sampler(self._clock, self.cluster.servers, self._journal)
-        self._player = Player(self._clock, workload.resources, self.submit)
-        self._age = config.signal_age_ps
-        self._reporting = False
-        self._check = check
+        player = Player(self._clock, workload.resources, self.submit)
+        super().__init__(self._clock, self.cluster, arrivals, limits, player.start)
 
     def play(self) -> Outcome:
         """Run to the end.
@@ -110,62 +94,17 @@ class Run:
         self._next_arrival()
         with _rare_collections():
             self._clock.run_out()
-        left = self.cluster.open_requests
-        if left:
-            raise NoProgressError(f"the run stands still with {left} requests unanswered")
-        self.check_books(idle=True)
+        link = self.cluster.link
+        carried = (link.carried_bytes, link.busy_ps) if link is not None else (0, 0)
+        played = self._played(self._effort.steps, *carried)
         self._effort.wall_s = time.perf_counter() - began
-        return Outcome(
-            self._journal.requests.arrays(sort_by=0),
-            self._journal.series.arrays(),
-            self.cluster.gaps,
-            self._totals(),
-            self._effort,
-        )
-
-    # ---- what comes in --------------------------------------------------------------------------
-
-    @property
-    def _closed(self) -> bool:
-        limits = self._limits
-        return (limits.requests is not None and self._journal.arrived >= limits.requests) or (
-            limits.duration_ps is not None and self._clock.now_ps >= limits.duration_ps
-        )
-
-    def _next_arrival(self) -> None:
-        self._arrival = arrival = next(self._arrivals, None)
-        if arrival is not None:
-            self._clock.at(max(arrival.at_ps, self._clock.now_ps), ARRIVAL, self._arrive)
-
-    def _arrive(self, _: object) -> None:
-        if self._closed or self._arrival is None:
-            return
-        what = self._arrival.what
-        if isinstance(what, Call):
-            self.submit(what, _nobody_waits)
-        else:
-            self._player.start(what())
-        self._next_arrival()
+        return Outcome(played.requests, played.series, played.itl, played.totals, self._effort)
 
     def submit(self, call: Call, answer: Callable[[CallResult], Any]) -> None:
         """Take a call, unless the run takes no more work; then nobody ever answers."""
-        if self._closed:
-            return
-        self._sampler.wake()
-        if self._age and not self._reporting:
-            self._reporting = True
-            self._report_load(None)
-        self.cluster.submit(call, answer)
+        super().submit(call, answer)
         if self._check:
             self.check_books(idle=False)
-
-    def _report_load(self, _: object) -> None:
-        """Reports go out at once when work comes, then at every signal age while there is any."""
-        self.cluster.keep_reports()
-        if _ is None or (self.cluster.open_requests and not self._clock.quiet):
-            self._clock.at(self._clock.now_ps + self._age, SAMPLE, self._report_load)
-        else:
-            self._reporting = False
 
     def _answered(self) -> None:
         if self._check:
@@ -175,45 +114,6 @@ class Run:
         if self._report is not None and progress.ended % PROGRESS_EVERY == 0:
             progress.arrived, progress.now_ps = journal.arrived, self._clock.now_ps
             self._report(progress)
-
-    # ---- what comes out -------------------------------------------------------------------------
-
-    def check_books(self, *, idle: bool) -> None:
-        """Verify that allocated + free = total on every replica.
-
-        Raises:
-            InfersimError: the books of a pool are wrong, or blocks leaked.
-        """
-        for server in self.cluster.servers:
-            replica = server.replica
-            held = replica.pool.check()
-            if idle and (held or replica.pool.free != replica.pool.total):
-                raise InfersimError(
-                    f"replica {server.number} leaked KV: {replica.pool.total - replica.pool.free} "
-                    f"of {replica.pool.total} blocks are held with nothing running"
-                )
-
-    def _totals(self) -> dict[str, int]:
-        servers, journal, link = self.cluster.servers, self._journal, self.cluster.link
-        end: Picoseconds = max((server.last_end for server in servers), default=0)
-        return {
-            "steps": self._effort.steps,
-            "preemptions": journal.preemptions,
-            "evicted_blocks": sum(server.replica.pool.evicted for server in servers),
-            "kv_blocks": sum(server.replica.pool.total for server in servers),
-            "replicas": len(servers),
-            "busy_ps": sum(server.busy_ps for server in servers),
-            "simulated_ps": end,
-            "link_bytes": link.carried_bytes if link is not None else 0,
-            "link_busy_ps": link.busy_ps if link is not None else 0,
-            **self.cluster.travel_totals,
-            **offloaded(self.cluster.offloads),
-            **time_by_grade(server.ledger for server in servers),
-        }
-
-
-def _nobody_waits(result: CallResult) -> None:
-    """Open-loop clients do not care."""
 
 
 @contextmanager

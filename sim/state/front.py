@@ -12,6 +12,7 @@ from .config import ClusterConfig, PoolConfig
 from .content import Chain, Chains
 from .journal import Journal, RequestRecord
 from .misses import MissExplainer
+from .offload import OffloadConnector
 from .plan import StepPlan
 from .records import GapHistogram
 from .replica import Replica
@@ -84,6 +85,7 @@ class Front(Generic[S]):
         self._time, self._on_answer = clock, on_answer
         self.gaps = GapHistogram()
         self.servers: list[S] = []
+        self.offloads: list[OffloadConnector] = []
         self._splitter = Splitter(
             self.servers.__getitem__,
             lambda: clock.now_ps,

@@ -136,7 +136,7 @@ class Both:
             return runner.Runner(shared["model"], cache, CPU, graphs=0, tier=store)
 
         time = clock.WallClock() if wall else clock.VirtualClock()
-        played = host.Host(
+        played = host.DeviceRun(
             made.config,
             made.workload,
             made.limits,
