@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "cli": ("", "policies", "sim", "scenarios", "reports", "calibrate"),
 }
 ONLY_IN = {
-    "simpy": ("sim.engine", "sim.net"),
+    "simpy": ("sim.engine",),
     "torch": ("kernels", "calibrate"),
     "triton": ("kernels", "calibrate"),
     "typer": ("cli",),

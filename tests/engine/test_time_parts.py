@@ -14,7 +14,7 @@ from infersim.sim.cost.base import StepShape
 from infersim.sim.engine.clock import ARRIVAL, REPLICA, SAMPLE, Clock
 from infersim.sim.engine.leap import Span
 from infersim.sim.engine.sessions import Player
-from infersim.sim.net.link import FifoLink
+from infersim.sim.state.link import FifoLink
 from infersim.sim.state.session import Call, CallResult, Sleep, Together, Use
 
 FEW = settings(max_examples=100, derandomize=True, deadline=None)

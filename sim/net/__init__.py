@@ -1,1 +1,0 @@
-"""Links and the bytes on them."""
