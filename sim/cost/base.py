@@ -16,14 +16,14 @@ class StepShape(NamedTuple):
         decode_context_tokens: KV tokens that these read, summed, the new ones included.
         prefills: (new tokens, context tokens before them) of every chunk of two or more tokens.
         samples: rows that go through the LM head.
-        image_tokens: encoder output tokens computed in this step.
+        images: output tokens of each image that the encoder computes, one after the other.
     """
 
     decodes: int
     decode_context_tokens: int
     prefills: tuple[tuple[int, int], ...]
     samples: int
-    image_tokens: int = 0
+    images: tuple[int, ...] = ()
 
 
 class DecodeLine(NamedTuple):

@@ -124,8 +124,8 @@ class Roofline:
         total += self._full_ps * context
         if self._limited_ps:
             total += self._limited_ps * min(context, decodes * self._limit)
-        if images:
-            total += self.image_ps(images)
+        for image in images:
+            total += self.image_ps(image)
         return total + self._forward_ps(tokens) + self.sampling_ps(samples)
 
     def timed(self, shape: StepShape) -> tuple[Picoseconds, Split]:

@@ -21,10 +21,8 @@ def shape_of(plan: StepPlan) -> StepShape:
         else:
             prefills.append((tokens, chunk.start))
         samples += chunk.samples * (1 + chunk.drafts)
-    image_tokens = sum(
-        seq.request.items[index].tokens for seq, items in plan.encoder for index in items
-    )
-    return StepShape(decodes, context, tuple(prefills), samples, image_tokens)
+    images = tuple(seq.request.items[index].tokens for seq, items in plan.encoder for index in items)
+    return StepShape(decodes, context, tuple(prefills), samples, images)
 
 
 def timed(cost: StepCost, plan: StepPlan) -> tuple[Picoseconds, Doubt | None]:

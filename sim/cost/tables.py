@@ -199,8 +199,9 @@ class TableCost:
             found[part.op] = part.at(tokens)
         for part in self.parts.samples if samples else ():
             found[part.op] = part.at(samples)
-        if images:
-            found["image"] = self.parts.image.at(images)
+        for image in images:
+            ps, code = self.parts.image.at(image)
+            found["image"] = ps + found.get("image", (0.0, 0))[0], code
         for op, ps, grade in self._attention_terms(shape):
             before, worst = found.get(op, (0.0, 0))
             found[op] = before + ps, max(worst, grade)
@@ -223,8 +224,8 @@ class TableCost:
         found = list(map(add, self._of_tokens(tokens), self._of_samples(samples)))
         for _, ps, grade in self._attention_terms(shape):
             found[grade] += ps
-        if images:
-            ps, grade = self.parts.image.at(images)
+        for image in images:
+            ps, grade = self.parts.image.at(image)
             found[grade] += ps
         return found
 

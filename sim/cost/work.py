@@ -62,7 +62,7 @@ class AttentionRates(NamedTuple):
 
 
 class ImageRate(NamedTuple):
-    """The vision tower: linear in patches, quadratic in those of a step, taken as one image."""
+    """The vision tower: linear in the patches of an image, and quadratic for its attention."""
 
     patches_per_token: int
     patch_s: float
@@ -70,7 +70,7 @@ class ImageRate(NamedTuple):
     weight_s: float
 
     def seconds(self, image_tokens: int) -> float:
-        """Time to encode *image_tokens* tokens."""
+        """Time to encode one image of *image_tokens* tokens."""
         patches = image_tokens * self.patches_per_token
         return max(patches * self.patch_s, self.weight_s) + patches * patches * self.pair_s
 

@@ -212,8 +212,8 @@ def test_fp8_computes_twice_as_fast_where_the_gpu_can() -> None:
 
 
 def test_images_need_a_vision_tower() -> None:
-    step = StepShape(0, 0, ((1024, 0),), 0, image_tokens=1024)
-    without = step._replace(image_tokens=0)
+    step = StepShape(0, 0, ((1024, 0),), 0, images=(1024,))
+    without = step._replace(images=())
     seen = COSTS["vision"]
     growth = seen.duration_ps(step) - seen.duration_ps(without)
     layers = 32 * (4 * 1280**2 + 3 * 1280 * 3420) + (5120**2 + 5120 * 3584) / 4
@@ -321,3 +321,13 @@ def test_near_tables_measured_on_real_gpus(
     assert min(len(decodes), len(prefills)) > 20
     assert statistics.median(decodes) < decode_within
     assert statistics.median(prefills) < prefill_within
+
+
+def test_images_of_a_step_are_encoded_one_after_the_other() -> None:
+    """Attention is within an image: two of them are no image of twice the size."""
+    cost = COSTS["vision"]
+    one = StepShape(0, 0, (), 0, (1024,))
+    host = cost.duration_ps(one._replace(images=()))
+    both = cost.duration_ps(one._replace(images=(1024, 1024)))
+    assert both - host == 2 * (cost.duration_ps(one) - host)
+    assert both < cost.duration_ps(one._replace(images=(2048,)))
