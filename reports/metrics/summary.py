@@ -98,6 +98,7 @@ def _throughput(cell: CellRecords, window: Window) -> dict[str, Any]:
 def _work(cell: CellRecords, window: Window) -> dict[str, Any]:
     """What the cluster did beside answering: preemptions, evictions, transfers; how busy it was."""
     columns, totals = window.columns, cell.totals
+    carried = totals.get("link_bytes", 0)
     moved = columns["transfer_ps"][columns["transfer_bytes"] > 0]
     return {
         "preemptions": totals["preemptions"],
@@ -108,8 +109,13 @@ def _work(cell: CellRecords, window: Window) -> dict[str, Any]:
             "requests": len(moved),
             "bytes": int(columns["transfer_bytes"].sum()),
             "mean_s": float(moved.mean()) / 1e12 if len(moved) else None,
-            "link_bytes": totals.get("link_bytes", 0),
+            "link_bytes": carried,
+            "link_busy_share": ratio(totals["link_busy_ps"], totals["simulated_ps"])
+            if carried
+            else None,
+            "failed": totals.get("failed_transfers", 0),
         },
+        "role_switches": totals.get("role_switches", 0),
         "busy_share": ratio(totals["busy_ps"], totals["simulated_ps"] * totals["replicas"]),
         "requests_max_over_mean": _imbalance(window, totals["replicas"]),
     }

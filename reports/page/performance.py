@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import figures
 from ..columns import LATENCIES, STATS
-from ..text import MISSING, count, number, percent, time_unit
+from ..text import MISSING, count, number, percent, size, time, time_unit
 from .context import Context
 from .html import Html, Td, details, join, legend, pair, table, tag
 
@@ -93,7 +93,7 @@ def load(page: Context) -> Html:
     none = tag("p", "No request was preempted" + (" in any cell." if not page.single else "."))
     busy = figures.busy(page.names, page.summaries, page.focus)
     charts = pair(add("busy", busy), add("preemptions", preempted) if preempted else none)
-    return join([charts, _saturation(page), _preemptions(page), _lost(page)])
+    return join([charts, _saturation(page), _preemptions(page), _moved(page), _lost(page)])
 
 
 def _saturation(page: Context) -> Html:
@@ -132,6 +132,30 @@ def _preemptions(page: Context) -> Html:
         for name, m in zip(page.names, page.summaries, strict=True)
     ]
     return details("preemptions as a table", table(heads, rows, caption="preemptions by cell"))
+
+
+def _moved(page: Context) -> Html:
+    """KV that travelled between replicas or from a tier; empty where none did."""
+    found = [(name, m, m["transfer"]) for name, m in zip(page.names, page.summaries, strict=True)]
+    if not any(moved["requests"] for _, _, moved in found):
+        return Html("")
+    heads = ["cell", "requests", "KV moved", "mean wait for it", "link busy", "failed transfers"]
+    rows: list[list[object]] = [
+        [
+            name,
+            count(moved["requests"]),
+            size(moved["bytes"]),
+            time(moved["mean_s"]),
+            percent(moved["link_busy_share"]),
+            count(moved["failed"]),
+        ]
+        for name, _, moved in found
+    ]
+    if any(m["role_switches"] for _, m, _ in found):
+        heads.append("role switches")
+        for row, (_, m, _) in zip(rows, found, strict=True):
+            row.append(count(m["role_switches"]))
+    return table(heads, rows, caption="KV that travelled to where it was needed, by cell")
 
 
 def _lost(page: Context) -> Html:

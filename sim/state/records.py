@@ -169,7 +169,7 @@ class CellRecords:
         series: `SERIES_COLUMNS`.
         itl: gaps between tokens.
         totals: exact counters: steps, preemptions, evicted_blocks, simulated_ps, busy_ps (summed
-            over replicas), replicas, kv_blocks (summed), link_bytes, idle_ps …
+            over replicas), replicas, kv_blocks (summed), link_bytes, link_busy_ps …
         capacity: one dict per pool: how its KV capacity was computed (name, replicas, gpu, model,
             tp, kv_blocks, block_size, kv_bytes_per_token, weights_bytes, …).
         notes: caveats for the reader, e.g. "trace absent: generated fallback".

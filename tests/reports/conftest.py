@@ -48,7 +48,7 @@ def request_row(**given: Any) -> tuple[Any, ...]:
 def totals_of(**given: int) -> dict[str, int]:
     """Counters of a cell."""
     base = {"steps": 0, "preemptions": 0, "evicted_blocks": 0, "simulated_ps": 0, "busy_ps": 0}
-    return base | {"replicas": 1, "kv_blocks": 1000, "link_bytes": 0, "idle_ps": 0} | given
+    return base | {"replicas": 1, "kv_blocks": 1000, "link_bytes": 0, "link_busy_ps": 0} | given
 
 
 def _tokens(rng: np.random.Generator, turn: int, keep: float) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def four(make_row: Row, make_totals: Totals) -> CellRecords:
         replicas=2,
         kv_blocks=64,
         link_bytes=1000,
+        link_busy_ps=s(5),
+        failed_transfers=3,
     )
     return cell_of(
         rows,
@@ -195,7 +197,10 @@ def test_rates_goals_and_money(four: CellRecords) -> None:
         "bytes": 1000,
         "mean_s": 0.25,
         "link_bytes": 1000,
+        "link_busy_share": 0.25,
+        "failed": 3,
     }
+    assert metrics["role_switches"] == 0
 
 
 def test_the_warm_up_leaves_out_what_arrived_before(four: CellRecords) -> None:

@@ -220,6 +220,20 @@ def test_twenty_four_cells_keep_to_the_budget(make_cell: Make) -> None:
     assert Reader(own_part(text)).tags.count("option") == 48
 
 
+def test_kv_that_travelled_has_a_table(make_cell: Make) -> None:
+    cell = make_cell(sessions=1, turns=2)
+    assert "KV that travelled" not in own_part(page([cell]))
+    moved = np.array([0, 3 << 20])
+    travelled = replace(
+        cell,
+        requests=cell.requests | {"transfer_bytes": moved, "transfer_ps": moved},
+        totals=cell.totals | {"failed_transfers": 3, "role_switches": 2},
+    )
+    text = own_part(page([travelled]))
+    for word in ("KV that travelled", "role switches", "failed transfers"):
+        assert word in text
+
+
 def test_goals_are_marked(make_cell: Make) -> None:
     cells = [
         make_cell(f"k={keep}", {"k": keep}, keep=keep, sessions=20, slo={"ttft_s": limit})
