@@ -45,6 +45,26 @@ class MultiModalItem(NamedTuple):
     tokens: int
 
 
+class WorkflowHint(NamedTuple):
+    """What an agent framework says with a call about the workflow that the call belongs to.
+
+    The metadata of KVFlow (Pan et al., arXiv:2507.07400, 3.3): who calls, where the part of the
+    prompt ends that the agent always sends, and how soon which agent may run again.
+
+    Attributes:
+        workflow: the run of a workflow, by which a later hint replaces an earlier one.
+        agent: who calls; calls of one agent begin with the same fixed prompt.
+        fixed_tokens: length of that fixed prompt.
+        steps: (agent, steps until it may run next) of those that may run again, the caller's
+            next run included: 0 may run now beside the caller, 1 runs in the next step.
+    """
+
+    workflow: int
+    agent: str
+    fixed_tokens: int
+    steps: tuple[tuple[str, int], ...]
+
+
 class Request(NamedTuple):
     """One request as the cluster sees it. What it will answer is not here.
 
@@ -63,6 +83,7 @@ class Request(NamedTuple):
         salt: cache salt; "" for none. Equal prompts with unequal salts never share KV.
         tool_time_s: how long the client expects to be away after the answer (session-ttl);
             negative where it does not say.
+        workflow: what an agent framework says of the workflow; None where there is none.
     """
 
     id: RequestId
@@ -81,6 +102,7 @@ class Request(NamedTuple):
     salt: str = ""
     items: tuple[MultiModalItem, ...] = ()
     tool_time_s: float = -1.0
+    workflow: WorkflowHint | None = None
 
 
 class SequenceView(Protocol):
@@ -124,6 +146,7 @@ class CachedBlock(NamedTuple):
         importance: the largest among the requests that used it: minus `Request.priority`.
         reach: blocks of the longest prompt and answer, so far, that it was part of.
         block_size: tokens in a block.
+        media_tokens: how many of its tokens stand for an image, a clip or a sound.
     """
 
     key: int
@@ -135,6 +158,7 @@ class CachedBlock(NamedTuple):
     importance: int = 0
     reach: int = 0
     block_size: int = 1
+    media_tokens: int = 0
 
 
 class Routable(Protocol):

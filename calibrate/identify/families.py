@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...sim.cost.base import StepShape
-from ...sim.cost.grids import Line, Mixed, decode_slices, prefill_slices, rows_of
+from ...sim.cost.grids import Line, decode_slices, prefill_slices, rows_of
+from ...sim.cost.mixed import Mixed
 from ...sim.cost.ops import OPS
 from ...sim.cost.profile import Profile, Table
 from ..assemble.nnls import Array

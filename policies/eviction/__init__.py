@@ -8,6 +8,7 @@ from . import gdsf as gdsf
 from . import length_aware as length_aware
 from . import lfu as lfu
 from . import lru as lru
+from . import modality_aware as modality_aware
 from . import mru as mru
 from . import priority as priority
 from . import random as random
@@ -17,3 +18,4 @@ from . import sieve as sieve
 from . import slru as slru
 from . import tlru as tlru
 from . import w_tinylfu as w_tinylfu
+from . import workflow_aware as workflow_aware

@@ -94,11 +94,15 @@ class QueuedOrders:
         self._keys: dict[int, Key] = {}  # as they are after the policy looked again
         self._orders: dict[int, Order] = {}
         self._lengths: dict[int, int] = {}
+        self._puts: dict[int, int] = {}  # block -> number of its last put
+        self._count = 0
 
     def put(self, block: int, key: Key) -> None:
         """Add a block that is in no queue."""
         queue = key[0]
         self._keys[block] = key
+        self._count += 1
+        self._puts[block] = self._count
         self._orders.setdefault(queue, Order()).put(block, key)
         self._lengths[queue] = self._lengths.get(queue, 0) + 1
 
@@ -107,6 +111,8 @@ class QueuedOrders:
         old = self._keys[block]
         if old[0] == new[0]:
             self._keys[block] = new
+            self._count += 1
+            self._puts[block] = self._count
             self._orders[old[0]].move(block, old, new)
             return
         self._orders[old[0]].remove(block, old)
@@ -121,10 +127,16 @@ class QueuedOrders:
         """The block of a queue that is not empty with the smallest key."""
         return self._unit(self._orders[queue].head())
 
+    def place(self, queue: int) -> tuple[Key, int]:
+        """Where the head of a queue that is not empty would stand if all queues were one."""
+        block = self._orders[queue].head()
+        return self._keys[block][1:], self._puts[block]
+
     def take(self, queue: int) -> tuple[int, CachedBlock, Key]:
         """Remove the head of a queue."""
         block = self._orders[queue].pop()
         self._lengths[queue] -= 1
+        del self._puts[block]
         return block, self._unit(block), self._keys.pop(block)
 
     def pop(self) -> int:

@@ -136,7 +136,7 @@ class ReplayCache:
                 inserted = self._insertions
                 unit = _unit(
                     CachedBlock,
-                    (block, position, 1, 0, inserted, used, important, length, size),
+                    (block, position, 1, 0, inserted, used, important, length, size, 0),
                 )
                 if len(cached) >= self._capacity and not self._make_room(unit, request):
                     continue
@@ -149,11 +149,12 @@ class ReplayCache:
                 order.put(block, key)
             elif whole:
                 hits += 1
-                (_, _, _, known, inserted, _, most, reach, _), old = entry
+                (_, _, _, known, inserted, _, most, reach, _, _), old = entry
                 most = important if important > most else most
                 reach = length if length > reach else reach
                 unit = _unit(
-                    CachedBlock, (block, position, 1, known + 1, inserted, used, most, reach, size)
+                    CachedBlock,
+                    (block, position, 1, known + 1, inserted, used, most, reach, size, 0),
                 )
                 if observes:
                     policy.on_hit(unit, request)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from .dtypes import HALF_BYTES
 from .grades import DATASHEET, EXTRAPOLATED
-from .grids import Line, Mixed, Slices, Value, decode_slices, pairs, rows_of
+from .grids import Line, Slices, Value, decode_slices, rows_of
 from .grids import prefill_slices as _prefill_slices
+from .mixed import Mixed
 from .ops import OPS, Family
 from .profile import Profile, Table
 from .roofline import Roofline
@@ -29,12 +30,7 @@ class Part(NamedTuple):
     at: Callable[[int], Value]
 
 
-class Term(NamedTuple):
-    """A share of one step's attention."""
-
-    op: str
-    ps: float
-    grade: int
+Term: TypeAlias = tuple[str, float, int]  #: a share of attention: operation, ps, grade
 
 
 class Attention(Protocol):
@@ -299,9 +295,9 @@ class _Separate:
     def terms(
         self, prefills: tuple[tuple[int, int], ...], decodes: int, context: int
     ) -> list[Term]:
-        found = [Term("prefill_attention", *self.chunk(*chunk)) for chunk in prefills]
+        found = [("prefill_attention", *self.chunk(*chunk)) for chunk in prefills]
         if decodes:
-            found.append(Term("decode_attention", *self.decode(decodes, context)))
+            found.append(("decode_attention", *self.decode(decodes, context)))
         return found
 
 
@@ -336,14 +332,18 @@ class _MixedAttention:
     def terms(
         self, prefills: tuple[tuple[int, int], ...], decodes: int, context: int
     ) -> list[Term]:
-        first, *others = prefills
-        if others:
-            first, *others = sorted(prefills, key=lambda chunk: (-pairs(*chunk), chunk))
         mean = context / decodes if decodes else 0
-        found = [Term("attention", *self._mixed.at(*first, decodes, mean))]
-        for chunk in others:
-            ps, grade = self._mixed.prefill.at(*chunk)
-            found.append(Term("attention", max(0.0, ps - self._launch), grade))
+        if len(prefills) == 1:
+            ((chunk, before),) = prefills
+            return [("attention", *self._mixed.at(chunk, before, decodes, mean))]
+        # by pairs of query and key (`grids.pairs`), most first
+        ranked = sorted([(-(new * (old + (new + 1) / 2)), new, old) for new, old in prefills])
+        _, chunk, before = ranked[0]
+        found = [("attention", *self._mixed.at(chunk, before, decodes, mean))]
+        alone, launch = self._mixed.prefill.at, self._launch
+        for _, chunk, before in ranked[1:]:
+            ps, grade = alone(chunk, before)
+            found.append(("attention", max(0.0, ps - launch), grade))
         return found
 
 

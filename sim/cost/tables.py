@@ -15,7 +15,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from math import ceil, exp
 from operator import add
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ...policies.types import Picoseconds
 from .base import DecodeLine, StepShape
@@ -39,13 +39,8 @@ class _Lines(NamedTuple):
     lines: list[DecodeLine]
 
 
-class _Rule(NamedTuple):
-    """step = max(factor * kernels + replay, least) + after, in picoseconds."""
-
-    factor: float
-    replay: float
-    least: float
-    after: float
+#: (factor, replay, least, after): step = max(factor * kernels + replay, least) + after, picoseconds
+_Rule: TypeAlias = tuple[float, float, float, float]
 
 
 class _Piece(NamedTuple):
@@ -92,7 +87,11 @@ class TableCost:
         self._sizes = sorted(profile.graphs.sizes) if profile.graphs else []
         launches = sum(part.launches for part in (*self.parts.tokens, *self.parts.samples))
         launches += self.parts.attention.launches
-        self._launch_ps = launches * self._host.launch_s * self._host_scale
+        host = self._host
+        self._work_s = host.step_s, host.sequence_s, host.token_s
+        self._output_ps = host.output_s * self._host_scale
+        self._mixed_ps = host.mixed_step_s * self._host_scale
+        self._launch_ps = launches * host.launch_s * self._host_scale
         self._tokens: dict[int, Grades] = {}
         self._samples: dict[int, Grades] = {}
         self._lines: dict[int, _Lines] = {}
@@ -144,7 +143,7 @@ class TableCost:
         factor, replay, least, after = self._rule(shape)
         duration = max(factor * kernels + replay, least) + after
         grades[self._host_grade] += duration - kernels
-        split: Split = tuple(map(round, grades))
+        split: Split = tuple([round(ps) if ps else 0 for ps in grades])
         return max(1, round(duration)), split
 
     def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
@@ -221,7 +220,9 @@ class TableCost:
         tokens = decodes
         for new, _ in prefills:
             tokens += new
-        found = list(map(add, self._of_tokens(tokens), self._of_samples(samples)))
+        by_tokens = self._tokens.get(tokens) or self._of_tokens(tokens)
+        by_samples = self._samples.get(samples) or self._of_samples(samples)
+        found = list(map(add, by_tokens, by_samples))
         for _, ps, grade in self._attention_terms(shape):
             found[grade] += ps
         for image in images:
@@ -236,7 +237,7 @@ class TableCost:
             return attention.terms(prefills, decodes, context)
         if not decodes:
             return []
-        return [Term(attention.decode_op, *attention.decode(decodes, context))]
+        return [(attention.decode_op, *attention.decode(decodes, context))]
 
     def _of_tokens(self, tokens: int) -> Grades:
         found = self._tokens.get(tokens)
@@ -258,22 +259,22 @@ class TableCost:
     def _rule(self, shape: StepShape) -> _Rule:
         """How the host's work joins the kernels of a step."""
         decodes, _, prefills, samples, images = shape
-        host, scale = self._host, self._host_scale
-        tokens = decodes
+        scale, tokens = self._host_scale, decodes
         for new, _ in prefills:
             tokens += new
-        work = host.step_s + host.sequence_s * (decodes + len(prefills)) + host.token_s * tokens
+        step_s, sequence_s, token_s = self._work_s
+        work = step_s + sequence_s * (decodes + len(prefills)) + token_s * tokens
         work *= scale
-        factor, replay, least, after = 1.0, 0.0, self._launch_ps, host.output_s * scale
+        factor, replay, least, after = 1.0, 0.0, self._launch_ps, self._output_ps
         if prefills:
-            after += host.mixed_step_s * scale
+            after += self._mixed_ps
         elif samples == decodes and not images and self._sizes and decodes <= self._sizes[-1]:
             assert self.profile.graphs is not None
             factor, replay = 1 + self.profile.graphs.gap, self.profile.graphs.replay_s * scale
             least = 0.0
         if self._async:
-            return _Rule(factor, replay, max(least, work), after)
-        return _Rule(factor, replay, least, after + work)
+            return factor, replay, max(least, work), after
+        return factor, replay, least, after + work
 
     def _marginal(self) -> float:
         """Picoseconds that one more token adds to a step of many, attention apart."""
@@ -313,15 +314,16 @@ class TableCost:
         return found
 
     def _line(self, rule: _Rule, fixed: Grades, grade: int, piece: _Piece) -> DecodeLine:
+        factor, replay, least, after = rule
         slope_ps = round(piece.slope)
         base_ps = max(1, round(piece.ps)) - slope_ps * piece.start
         base = [0] * len(GRADES)
-        if piece.ps <= rule.least + rule.after:
+        if piece.ps <= least + after:
             base[self._host_grade] = base_ps
         else:
             for i, ps in enumerate(fixed):
                 base[i] = round(ps)
-            over = (rule.factor - 1) * piece.ps / rule.factor + rule.replay + rule.after
+            over = (factor - 1) * piece.ps / factor + replay + after
             base[self._host_grade] += round(over)
             base[grade] += base_ps - sum(base)
         return DecodeLine(base_ps, slope_ps, piece.end, LineDoubt(base, grade))
@@ -330,15 +332,15 @@ class TableCost:
 def _bent(rule: _Rule, kernels: _Piece) -> list[_Piece]:
     """The step where its kernels are *kernels*, cut where the host stops mattering."""
     start, end, ps, slope = kernels
-    first, growth = rule.factor * ps + rule.replay, rule.factor * slope
-    if first >= rule.least:
-        return [_Piece(start, end, first + rule.after, growth)]
-    least = rule.least + rule.after
-    cut = start + ceil((rule.least - first) / growth) if growth > 0 else end
+    factor, replay, least, after = rule
+    first, growth = factor * ps + replay, factor * slope
+    if first >= least:
+        return [_Piece(start, end, first + after, growth)]
+    cut = start + ceil((least - first) / growth) if growth > 0 else end
     if cut >= end:
-        return [_Piece(start, end, least, 0.0)]
-    at_cut = first + growth * (cut - start) + rule.after
-    return [_Piece(start, cut, least, 0.0), _Piece(cut, end, at_cut, growth)]
+        return [_Piece(start, end, least + after, 0.0)]
+    at_cut = first + growth * (cut - start) + after
+    return [_Piece(start, cut, least + after, 0.0), _Piece(cut, end, at_cut, growth)]
 
 
 def _summed(found: list[Part], count: int) -> Grades:

@@ -63,7 +63,13 @@ class Chains:
     ) -> Chain:
         """The chain of a prompt; its answer is added with `Chain.append`."""
         chain = Chain(self, self.root(model, lora, salt))
-        for content, offset, tokens, _ in prompt if not items else _with_items(prompt, items):
+        if not items:
+            for content, offset, tokens, _ in prompt:
+                chain.append(content, offset, tokens)
+            return chain
+        for (content, offset, tokens, _), media in _with_items(prompt, items):
+            if media:
+                chain.media.append((chain.tokens, chain.tokens + tokens))
             chain.append(content, offset, tokens)
         return chain
 
@@ -72,15 +78,17 @@ class Chain:
     """One prompt (and its answer so far) as links.
 
     `starts[i]` is the first token of run i, `links[i]` its identity; adjoining runs of one text
-    are one run, so that two ways of cutting the same tokens give the same chain.
+    are one run, so that two ways of cutting the same tokens give the same chain. `media` are the
+    ranges [start, end) of tokens that stand for images, clips and sounds, in order.
     """
 
-    __slots__ = ("_chains", "_last", "links", "root", "starts", "tokens")
+    __slots__ = ("_chains", "_last", "links", "media", "root", "starts", "tokens")
 
     def __init__(self, chains: Chains, root: int) -> None:
         self._chains, self.root = chains, root
         self.starts: list[int] = []
         self.links: list[int] = []
+        self.media: list[tuple[int, int]] = []
         self.tokens = 0
         self._last = (-1, 0)
 
@@ -99,6 +107,12 @@ class Chain:
     def link_at(self, token: int) -> int:
         """The identity of the prefix that ends with token number *token*."""
         return self.links[bisect_right(self.starts, token) - 1]
+
+    def media_tokens(self, first: int, last: int) -> int:
+        """How many of tokens *first*..*last*-1 stand for images, clips and sounds."""
+        if not self.media:
+            return 0
+        return sum(max(0, min(end, last) - max(start, first)) for start, end in self.media)
 
     def block_keys(self, first: int, last: int, block_size: int) -> list[int]:
         """Identities of blocks first..last-1: the link at the block's end, and its index."""
@@ -132,13 +146,17 @@ class Chain:
         return min(mine_end, their_end, limit)
 
 
-def _with_items(prompt: Iterable[Segment], items: tuple[MultiModalItem, ...]) -> list[Segment]:
+def _with_items(
+    prompt: Iterable[Segment], items: tuple[MultiModalItem, ...]
+) -> list[tuple[Segment, bool]]:
     """Cut the prompt where items begin and end, and make the item part of the content there.
+
+    Each piece comes with whether it belongs to an item.
 
     vLLM adds (identifier, offset within the block) to the hash of every block that an item
     overlaps; a content of its own says the same, since positions are part of a link.
     """
-    pieces: list[Segment] = []
+    pieces: list[tuple[Segment, bool]] = []
     start = 0
     for content, offset, tokens, label in prompt:
         edges = {0, tokens}
@@ -153,7 +171,8 @@ def _with_items(prompt: Iterable[Segment], items: tuple[MultiModalItem, ...]) ->
             inside = next((i for i in items if i.offset <= start + low < i.offset + i.tokens), None)
             # -1 - … keeps (item, text) pairs apart from plain texts, which are not negative
             name = content if inside is None else -1 - _pair(inside.identifier, content)
-            pieces.append(Segment(name, offset + low, high - low, label))
+            piece = Segment(name, offset + low, high - low, label)
+            pieces.append((piece, inside is not None))
         start += tokens
     return pieces
 

@@ -186,6 +186,7 @@ class Front(Generic[S]):
             salt=call.salt,
             items=call.items,
             tool_time_s=call.tool_time_s,
+            workflow=call.workflow,
         )
         chain = self.chains.chain(
             call.prompt, model=call.model, lora=call.lora, salt=call.salt, items=call.items
@@ -213,6 +214,7 @@ class Front(Generic[S]):
             record.scheduled_ps = seq.scheduled_ps
         record.preemptions += seq.preemptions
         record.recomputed += seq.recomputed
+        record.transfer_bytes += seq.swapped_bytes
         self._explainer.computed(number, seq, seq.known - 1)
         if self._splitter.prefilled(seq):
             return

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
-from ...policies.types import MultiModalItem, Picoseconds, Segment
+from ...policies.types import MultiModalItem, Picoseconds, Segment, WorkflowHint
 
 
 class Call(NamedTuple):
@@ -39,6 +39,7 @@ class Call(NamedTuple):
     salt: str = ""
     items: tuple[MultiModalItem, ...] = ()
     tool_time_s: float = -1.0
+    workflow: WorkflowHint | None = None
 
 
 class CallResult(NamedTuple):

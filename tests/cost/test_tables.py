@@ -14,7 +14,8 @@ from infersim.policies.errors import InputError
 from infersim.scenarios.catalog.load import gpu, model
 from infersim.sim.cost.base import StepShape
 from infersim.sim.cost.grades import EXTRAPOLATED, INTERPOLATED, MEASURED, Ledger, LineDoubt
-from infersim.sim.cost.grids import Line, Mixed, Slices, isotonic, pairs, prefill_slices
+from infersim.sim.cost.grids import Line, Slices, isotonic, pairs, prefill_slices
+from infersim.sim.cost.mixed import Mixed
 from infersim.sim.cost.profile import Graphs, Host, Profile, Stamp, Table
 from infersim.sim.cost.roofline import Roofline
 from infersim.sim.cost.scaled import perturbed, scaled

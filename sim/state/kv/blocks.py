@@ -52,6 +52,7 @@ class BlockPool(HashChain):
         self._inserted: list[int] = [0]
         self._importance: list[int] = [_UNUSED]
         self._reach: list[int] = [0]
+        self._media: list[int] = [0]
         self._insertions = self._releases = 0
         self._index: dict[int, int] = {}  # key -> its earliest block
         self._twins: dict[int, list[int]] = {}  # key -> later blocks with the same content
@@ -116,6 +117,7 @@ class BlockPool(HashChain):
             self._inserted.append(0)
             self._importance.append(_UNUSED)
             self._reach.append(0)
+            self._media.append(0)
             return block
         else:
             block = self._idle.pop(self.now)
@@ -163,6 +165,7 @@ class BlockPool(HashChain):
             self._importance[block],
             self._reach[block],
             self.block_size,
+            self._media[block],
         )
 
     # ---- the prefix index -----------------------------------------------------------------------
@@ -172,11 +175,12 @@ class BlockPool(HashChain):
         first, last = seq.committed, min(tokens // self.block_size, len(seq.table))
         if last <= first or not self.caching:
             return
-        observes = self._eviction.observes
-        keys = seq.chain.block_keys(first, last, self.block_size)
-        for block, key in zip(seq.table[first:last], keys, strict=True):
+        observes, size, chain = self._eviction.observes, self.block_size, seq.chain
+        keys = chain.block_keys(first, last, size)
+        for at, (block, key) in enumerate(zip(seq.table[first:last], keys, strict=True), first):
             self._key[block] = key
             self._hits[block] = 0
+            self._media[block] = chain.media_tokens(at * size, (at + 1) * size)
             self._importance[block], self._reach[block] = -seq.request.priority, 0
             self._insertions += 1
             self._inserted[block] = self._insertions

@@ -22,7 +22,7 @@ def make_pool(limits: EngineLimits, eviction: Eviction, *, runs: bool = True) ->
         InputError: the policy ranks single blocks only, and the index is a tree.
     """
     if limits.prefix_index == "radix":
-        if eviction.promise.queues:
+        if eviction.promise.queues and not getattr(eviction, "on_leaves", False):
             name = type(eviction).__name__
             raise InputError(
                 f"{name} keeps queues of single blocks, and a radix tree evicts whole leaves",

@@ -128,6 +128,11 @@ class QueuedOrder(Generic[U]):
         """The unit of a queue that is not empty with the smallest key."""
         return self._cached(self._first(queue)[2])
 
+    def place(self, queue: int) -> tuple[Key, int]:
+        """Where the head of a queue that is not empty would stand if all queues were one."""
+        key, count, _ = self._first(queue)
+        return key[1:], count
+
     def take(self, queue: int) -> tuple[U, CachedBlock, Key]:
         """Remove the head of a queue."""
         key, _, unit = self._first(queue)

@@ -15,7 +15,7 @@ from ....policies.errors import InfersimError
 from ....policies.eviction.base import Eviction, Key
 from ....policies.types import Picoseconds, Promise, Request
 from ..content import Chain
-from .idle import IdleOrder
+from .idle import IdleOrder, QueuedOrder
 from .tree import Node, Slots
 
 _STAMP = 1 << 24  #: ticks are this far apart, so that a path is stamped leaf newest
@@ -55,7 +55,11 @@ class RadixIndex:
         self.root = Node(None, None, 0, 0, slots=(), importance=-(1 << 62))
         self.root.locks = 1
         self._ticks = 0
-        self._leaves: IdleOrder[Node] = IdleOrder(_Ranked(eviction))
+        self._leaves: IdleOrder[Node] | QueuedOrder[Node] = (
+            QueuedOrder(eviction, lambda node: node.cached(block_size))
+            if eviction.promise.queues
+            else IdleOrder(_Ranked(eviction))
+        )
         self._listed: set[Node] = set()  # nodes in `_leaves`; only ever asked for membership
 
     # ---- lookup ---------------------------------------------------------------------------------

@@ -94,4 +94,5 @@ class Node:
             self.importance,
             self.reach,
             block_size,
+            self.chain.media_tokens(self.first * block_size, self.end * block_size),
         )
