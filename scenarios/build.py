@@ -109,6 +109,7 @@ def pools(scenario: Scenario, folders: Sequence[Path]) -> list[Pool]:
     for i, spec in enumerate(scenario.pools):
         try:
             found.append(Pool(spec, folders))
+            found[-1].swap(scenario.policies)
         except PartError as error:
             place = ("cluster", "pools", i) if listed else ("cluster",)
             raise PartError(error.error, *place, *_keys(error.path)) from None

@@ -18,14 +18,14 @@ from .explain import PartError
 from .profiles import cost_of, kv_blocks, profile_of
 from .schema.engine import EngineSpec
 from .schema.named import catalogued
-from .schema.pool import PoolSpec
+from .schema.pool import HostLink, PoolSpec, SwapSpec
 from .schema.presets import PRESETS
 from .schema.scenario import PoliciesSpec
 from .schema.sglang import SglangSpec
 
 UNLIMITED_BLOCKS = 1 << 40
 UNLIMITED_TOKENS = 1 << 40
-GB = 1e9
+GB, GIB = 1e9, 2**30
 PS_PER_US = 1e6
 
 
@@ -110,6 +110,7 @@ class Pool:
             model=spec.model,
             ranks=spec.dp,
             offload=self._offload(),
+            swap=self.swap(policies),
             layers=self.model.layers,
         )
 
@@ -124,18 +125,58 @@ class Pool:
             return None
         if reason := _no_offload(self.spec):
             raise InputError(reason, where="offload")
+        return self._host("offload", offload, offload.blocks)
+
+    def swap(self, policies: PoliciesSpec) -> OffloadLimits | None:
+        """Room in host memory for the KV of preempted requests; None where none is swapped.
+
+        Raises:
+            PartError: there is none, or nobody would use it.
+        """
+        try:
+            return self._swap(policies)
+        except InputError as error:
+            raise PartError(error, error.where) from None
+
+    def _swap(self, policies: PoliciesSpec) -> OffloadLimits | None:
+        given, spec = self.spec.swap, self.spec
+        if _scheduling(policies, spec).params.get("preemption") != "swap":
+            if given is None:
+                return None
+            raise InputError(
+                "nothing is swapped: the scheduler preempts by recompute",
+                where="swap",
+                help="leave it out, or set preemption_mode (elsewhere preemption) to swap",
+            )
+        swap = given or SwapSpec()
+        if reason := _no_swap(spec):
+            raise InputError(reason, where="swap", help="preempt by recompute")
+        blocks = int(swap.space_gib * GIB) // (spec.block_size * self._kv_bytes_per_gpu)
+        if not blocks:
+            raise InputError(
+                f"{swap.space_gib:g} GiB of swap space hold no KV block",
+                where="swap.space_gib",
+                help=f"one takes {spec.block_size * self._kv_bytes_per_gpu:,} bytes of each GPU",
+            )
+        return self._host("swap", swap, blocks)
+
+    @property
+    def _kv_bytes_per_gpu(self) -> int:
+        """KV bytes of a token on the GPU that holds most of it."""
+        return self.model.kv_bytes_per_token(self.spec.kv_dtype, self.split.tp, self.split.pp)
+
+    def _host(self, key: str, link: HostLink, blocks: int) -> OffloadLimits:
+        """Host memory for *blocks* blocks of a replica."""
         rate = self.gpu.pcie_bytes_per_s
-        if offload.gbytes_per_s is not None:
-            rate = offload.gbytes_per_s * GB
+        if link.gbytes_per_s is not None:
+            rate = link.gbytes_per_s * GB
         if rate <= 0:
             raise InputError(
-                f"{self.gpu.name} has no PCIe rate",
-                where="offload",
-                help="give offload.gbytes_per_s",
+                f"{self.gpu.name} has no PCIe rate", where=key, help=f"give {key}.gbytes_per_s"
             )
-        # every GPU of the replica has a link of its own, and carries its part
-        rate *= self.split.tp * self.split.pp
-        return OffloadLimits(offload.blocks, round(offload.latency_us * PS_PER_US), round(rate))
+        # every GPU has a link of its own and carries its part; the largest part decides
+        rate *= self.kv_bytes_per_token / self._kv_bytes_per_gpu
+        return OffloadLimits(blocks, round(link.latency_us * PS_PER_US), round(rate))
 
     def row(self) -> dict[str, Any]:
         """For the report: what the pool is, and where its memory goes."""
@@ -295,6 +336,15 @@ def _no_offload(spec: PoolSpec) -> str:
         return "a tier in host memory keeps blocks of a hash chain, and this index is a radix tree"
     if not spec.engine.enable_prefix_caching:
         return "a tier needs enable_prefix_caching: its blocks are found by their prefix"
+    return ""
+
+
+def _no_swap(spec: PoolSpec) -> str:
+    """Why a pool cannot swap KV to host memory; "" when it can."""
+    if spec.role != "both":
+        return f"a {spec.role} pool does not swap: its KV comes or goes over a link; role both does"
+    if spec.offload is not None:
+        return "the host's memory is a tier for KV here (offload), and no swap space beside it"
     return ""
 
 

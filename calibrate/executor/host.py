@@ -117,7 +117,7 @@ def check(config: ClusterConfig) -> None:
     """Refuse what the executor does not do.
 
     Raises:
-        InputError: KV that travels during a prefill, data-parallel ranks, or speculation.
+        InputError: KV that travels during a prefill, data-parallel ranks, speculation, swapping.
     """
     overlap = getattr(config.disaggregation, "overlap", "none")
     if overlap != "none":
@@ -133,3 +133,9 @@ def check(config: ClusterConfig) -> None:
             )
         if pool.limits.num_spec_tokens:
             raise InputError("the executor does not speculate", where=where)
+        if pool.swap is not None:
+            raise InputError(
+                "the executor does not swap preempted requests to host memory",
+                where=where,
+                help="preemption_mode: recompute",
+            )

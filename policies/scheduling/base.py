@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 from ..types import Picoseconds, Promise, SequenceView
 
 #: a sequence as the view gave it; a `SequenceView` to the policy, more to the host
 Handle: TypeAlias = Any
+
+
+#: what becomes of the KV of a request that gives way: it is lost, or copied to host memory
+Preemption: TypeAlias = Literal["recompute", "swap"]
+
+
+def check_preemption(preemption: str) -> None:
+    """Verify the parameter.
+
+    Raises:
+        ValueError: no such way.
+    """
+    if preemption not in get_args(Preemption):
+        allowed = ", ".join(get_args(Preemption))
+        raise ValueError(f'preemption must be one of {allowed}, found "{preemption}"')
 
 
 class Prefix(NamedTuple):
@@ -61,6 +76,10 @@ class ReplicaView(Protocol):
     @property
     def line(self) -> Iterable[SequenceView]:
         """The waiting requests, in the order of the line."""
+
+    @property
+    def swapped(self) -> Collection[SequenceView]:
+        """Those of them whose KV is in host memory, in the order of the line."""
 
     def rank(self, seq: Handle) -> tuple[float | int | str, ...]:
         """Where the order of the line puts a request, in the batch or not: smallest first."""
@@ -116,12 +135,13 @@ class Step(Protocol):
     def spare(self, tokens: int) -> None:
         """Leave *tokens* of the budget unused; below 1: none."""
 
-    def take_decodes(self, *, last_gives_way: bool) -> bool:
+    def take_decodes(self, *, last_gives_way: bool, swap: bool = False) -> bool:
         """Give every decoding request its token, if all fit and order cannot matter.
 
         Args:
             last_gives_way: whoever was admitted last is preempted when KV runs out. If False,
                 others could preempt them in this step, and it is refused unless they are alone.
+            swap: whoever gives way does so as `preempt` says.
 
         Returns:
             True: what is left of the batch is `ReplicaView.prefilling`. False: nothing was taken,
@@ -137,11 +157,13 @@ class Step(Protocol):
     def take(self, seq: Handle, tokens: int) -> bool:
         """Compute *tokens* of a running request; False when KV cannot hold them."""
 
-    def preempt(self, seq: Handle, *, to_back: bool = False) -> bool:
-        """Free a running request's KV and send it back to wait (recompute).
+    def preempt(self, seq: Handle, *, to_back: bool = False, swap: bool = False) -> bool:
+        """Free a running request's KV and send it back to wait, to be computed again.
 
         Args:
             to_back: it goes to the end of the line instead of its front.
+            swap: its KV is copied to host memory before the step, and back before the one in which
+                it is admitted again. Where the host has no room it is computed again after all.
 
         Returns:
             False when its KV cannot be freed yet, as a step in flight uses it; nothing changed.
@@ -149,6 +171,9 @@ class Step(Protocol):
 
     def next_waiting(self) -> Handle | None:
         """The next request that may be admitted; those that may not yet are put aside."""
+
+    def next_swapped(self) -> Handle | None:
+        """As `next_waiting`, of those whose KV is in host memory, whoever else waits."""
 
     def ready(self, seq: Handle) -> bool:
         """Whether a request of the line may be admitted; one that may not yet is put aside."""

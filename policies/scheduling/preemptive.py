@@ -17,9 +17,10 @@ class Preemptive(VllmV1):
     """vLLM's batching, in which waiting requests take the places of those that rank behind them.
 
     Rank is the scenario's order (`srpt`, `mlfq`, `round-robin`, `priority` …). Before each step the
-    requests that rank last give way, by recompute, to those in line before them: as many as find no
-    place in the batch, and as it takes for the first of the line to find KV. FastServe swaps KV out
-    instead; here what is lost is computed again, so a prefix cache that keeps it matters.
+    requests that rank last give way to those in line before them: as many as find no place in the
+    batch, and as it takes for the first of the line to find KV. What they lose is computed again,
+    so a prefix cache that keeps it matters; with `preemption: swap` it goes to host memory and
+    back, when it is needed (FastServe does so ahead of time, beside other steps).
 
     Attributes:
         most_preemptions: a request that was preempted so often keeps its place.
@@ -53,7 +54,7 @@ class Preemptive(VllmV1):
                     losers = self._losers(view)
                 if not losers or view.rank(losers[-1]) < view.rank(head):
                     return
-                if not step.preempt(losers.pop()):
+                if not step.preempt(losers.pop(), swap=self._swaps):
                     return
                 places += 1
 

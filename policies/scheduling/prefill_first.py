@@ -8,7 +8,16 @@ from typing import ClassVar
 
 from ..registry import scheduling
 from ..types import Promise, Request
-from .base import Handle, Prefix, ReplicaView, Step, Victim, choose_victim
+from .base import (
+    Handle,
+    Preemption,
+    Prefix,
+    ReplicaView,
+    Step,
+    Victim,
+    check_preemption,
+    choose_victim,
+)
 from .order import LastAdmitted
 from .reserve import Reserve, check_reserve, refusal, reserved_tokens
 
@@ -19,8 +28,10 @@ class PrefillFirst:
     """Whoever waits is prefilled before anyone decodes on (vLLM V0, TGI, MLC-LLM).
 
     Prompts start soon, and every prefill is felt as a pause by those who decode. When KV runs out
-    the victim is preempted by recompute. Method: vllm 0.6 `core/scheduler.py _schedule_default`;
-    text-generation-inference 2.4 `backends/v3/src/{backend,queue}.rs`; mlc-llm
+    the victim is preempted: its KV is computed again later, or swapped to host memory; then no
+    prompt is admitted until all who were swapped are back, which is tried after each decode step
+    that preempted nobody. Method: vllm 0.6 `core/scheduler.py` `_schedule_default`,
+    `_schedule_swapped`; text-generation-inference 2.4 `backends/v3/src/{backend,queue}.rs`; mlc-llm
     `cpp/serve/engine_actions/batch_prefill_base.cc`.
 
     Attributes:
@@ -33,6 +44,7 @@ class PrefillFirst:
         watermark: share of KV blocks that admission leaves free.
         reserve: KV that is set aside at admission, beyond what the prompt takes.
         hold: take that KV at once.
+        preemption: `recompute`, or `swap` to host memory.
         victim: who is preempted when KV runs out; set by the host from the scenario.
     """
 
@@ -45,6 +57,7 @@ class PrefillFirst:
     watermark: float = 0.0
     reserve: Reserve = "nothing"
     hold: bool = False
+    preemption: Preemption = "recompute"
     victim: Victim = field(default_factory=LastAdmitted, metadata={"host": True})
 
     promise: ClassVar[Promise] = Promise(repeats=True)
@@ -55,6 +68,7 @@ class PrefillFirst:
 
     def __post_init__(self) -> None:
         check_reserve(self.reserve, self.hold)
+        check_preemption(self.preemption)
         if self.max_prefill_tokens is not None and self.max_prefill_tokens < 1:
             raise ValueError(f"max_prefill_tokens must be at least 1: {self.max_prefill_tokens}")
         if not 0.0 <= self.watermark < 1.0:
@@ -79,6 +93,8 @@ class PrefillFirst:
             self._prefilled, self._joined = view.executed_steps + 1, joins
         else:
             self._decode(view, step)
+            if view.swapped and not step.preemptions:
+                self._swap_in(view, step)
 
     def repeats(self, view: ReplicaView) -> bool:
         """A pure decode step repeats while the head of the line stays blocked by KV."""
@@ -130,7 +146,7 @@ class PrefillFirst:
             before = step.budget
             self._stable = not self._run(view, step, cut, step.wanted)
             left = step.budget
-        if not step.preemptions:
+        if not step.preemptions and not view.swapped:
             self._admit_waiting(view, step, left)
         return step.budget < before
 
@@ -187,9 +203,34 @@ class PrefillFirst:
     def _decode(self, view: ReplicaView, step: Step) -> None:
         takes_last = isinstance(self.victim, LastAdmitted)
         before = step.preemptions
-        rest = view.prefilling if step.take_decodes(last_gives_way=takes_last) else view.running
+        together = step.take_decodes(last_gives_way=takes_last, swap=self._swaps)
+        rest = view.prefilling if together else view.running
         self._run(view, step, list(rest), lambda seq: 0 if seq.is_chunk else step.wanted(seq))
         self._stable &= step.preemptions == before
+
+    @property
+    def _swaps(self) -> bool:
+        return self.preemption == "swap"
+
+    def _swap_in(self, view: ReplicaView, step: Step) -> None:
+        """Let those whose KV is in host memory decode on, first out first, while they fit."""
+        while step.budget > 0 and len(view.running) < view.max_num_seqs:
+            seq = step.next_swapped()
+            if seq is None:
+                return
+            prefix = step.prefix(seq)
+            tokens = min(seq.known_tokens - prefix.tokens, step.budget)
+            tokens = step.encodable(seq, prefix.tokens, tokens)
+            if not tokens:
+                self._stable = False
+                step.put_aside(seq)
+                continue
+            until = reserved_tokens(view, seq.request, self.reserve)
+            if not self._leaves_room(view, step, seq) or not step.admit(
+                seq, tokens, whole=True, watermark=self.watermark, until=until, hold=self.hold
+            ):
+                self._stable &= not prefix.may_grow
+                return
 
     def _run(
         self,
@@ -210,7 +251,7 @@ class PrefillFirst:
             while not step.take(seq, tokens):
                 loser = choose_victim(self.victim, list(view.running))
                 preempted = True
-                if not step.preempt(loser):
+                if not step.preempt(loser, swap=self._swaps):
                     return preempted
                 if loser in queue:
                     at = queue.index(loser)

@@ -7,7 +7,16 @@ from typing import ClassVar
 
 from ..registry import scheduling
 from ..types import Promise, Request
-from .base import Handle, Prefix, ReplicaView, Step, Victim, choose_victim
+from .base import (
+    Handle,
+    Preemption,
+    Prefix,
+    ReplicaView,
+    Step,
+    Victim,
+    check_preemption,
+    choose_victim,
+)
 from .order import LastAdmitted
 from .reserve import refusal
 
@@ -29,6 +38,7 @@ class VllmV1:
         watermark: share of KV blocks that admission leaves free.
         reserve_full_isl: admit only what fits in KV whole, not just its first chunk.
         prefill_schedule_interval: at least this many steps between prefills while others decode.
+        preemption: `recompute`; vLLM 0.33 has no other. `swap` copies KV to host memory instead.
         victim: who is preempted when KV runs out; set by the host from the scenario.
     """
 
@@ -39,6 +49,7 @@ class VllmV1:
     watermark: float = 0.0
     reserve_full_isl: bool = True
     prefill_schedule_interval: int = 1
+    preemption: Preemption = "recompute"
     victim: Victim = field(default_factory=LastAdmitted, metadata={"host": True})
 
     promise: ClassVar[Promise] = Promise(repeats=True)
@@ -49,6 +60,7 @@ class VllmV1:
 
     def __post_init__(self) -> None:
         self._last_prefill_step = -self.prefill_schedule_interval
+        check_preemption(self.preemption)
         if self.long_prefill_token_threshold < 0:
             raise ValueError(
                 f"long_prefill_token_threshold must not be negative, "
@@ -85,6 +97,10 @@ class VllmV1:
         """A pure decode step repeats while the head of the line stays blocked."""
         return self._stable and self.prefill_schedule_interval == 1
 
+    @property
+    def _swaps(self) -> bool:
+        return self.preemption == "swap"
+
     def _long_prefill_cap(self, view: ReplicaView) -> int:
         """Most tokens that one request may compute in this step; 0: as many as it wants."""
         if not self.long_prefill_token_threshold:
@@ -112,7 +128,7 @@ class VllmV1:
         """Returns whether anyone was preempted, and whether a prefill chunk was computed."""
         before = step.preemptions
         takes_last = isinstance(self.victim, LastAdmitted)
-        if step.take_decodes(last_gives_way=takes_last):
+        if step.take_decodes(last_gives_way=takes_last, swap=self._swaps):
             queue = list(view.prefilling)
         else:
             queue = list(view.running)
@@ -132,7 +148,7 @@ class VllmV1:
                 continue
             while not step.take(seq, tokens):
                 loser = choose_victim(self.victim, list(view.running))
-                if not step.preempt(loser):
+                if not step.preempt(loser, swap=self._swaps):
                     return preempted, prefilled
                 at = queue.index(loser)
                 del queue[at]

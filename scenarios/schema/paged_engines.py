@@ -23,7 +23,15 @@ class VllmV0Spec(OtherEngine):
         default=0.01, ge=0, lt=1, description="share of KV blocks that admission leaves free"
     )
 
-    scheduler_keys: ClassVar[dict[str, str]] = {"watermark": "watermark"}
+    preemption_mode: Literal["recompute", "swap"] = Field(
+        default="recompute",
+        description="whether who is preempted is computed again, or swapped to host memory",
+    )
+
+    scheduler_keys: ClassVar[dict[str, str]] = {
+        "watermark": "watermark",
+        "preemption_mode": "preemption",
+    }
 
 
 CapacityPolicy = Literal["GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH"]

@@ -40,14 +40,27 @@ def _kv(dtype: str) -> str:
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
-class OffloadSpec(Spec):
+class HostLink(Spec):
+    """What carries KV between a GPU and its host's memory."""
+
+    gbytes_per_s: float | None = Field(
+        default=None, gt=0, le=1e6, description="of a GPU; its PCIe rate if left out"
+    )
+    latency_us: float = Field(
+        default=10.0, ge=0, le=1e9, description="of a transfer, beside its bytes"
+    )
+
+
+class OffloadSpec(HostLink):
     """KV blocks kept in host memory as well: written through, the least recently used leave."""
 
     blocks: int = Field(ge=1, le=10**9, description="how many the host holds for each replica")
-    gbytes_per_s: float | None = Field(
-        default=None, gt=0, description="from the host; the GPU's PCIe rate if left out"
-    )
-    latency_us: float = Field(default=10.0, ge=0, description="of a transfer, beside its bytes")
+
+
+class SwapSpec(HostLink):
+    """Host memory for the KV of preempted requests (vLLM's --swap-space)."""
+
+    space_gib: float = Field(default=4.0, gt=0, le=1e6, description="for each GPU, in GiB")
 
 
 class PoolSpec(Spec):
@@ -114,6 +127,10 @@ class PoolSpec(Spec):
     )
     offload: OffloadSpec | None = Field(
         default=None, description="a tier for KV in host memory; none when left out"
+    )
+    swap: SwapSpec | None = Field(
+        default=None,
+        description="room for the KV of preempted requests, where a scheduler swaps it out",
     )
 
     @model_serializer(mode="wrap")

@@ -39,10 +39,10 @@ PRESETS: dict[str, Preset] = {
         "v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py; conforms to recorded decisions",
     ),
     "vllm-v0": Preset(
-        "vLLM's first engine: prompts before decodes, preemption by recompute, paged KV",
+        "vLLM's first engine: prompts before decodes, preemption by recompute or swap, paged KV",
         {"scheduling": "prefill-first", **_LAST},
         "0.6",
-        "core/scheduler.py, _schedule_default; from reading",
+        "core/scheduler.py _schedule_default, core/block_manager.py; from reading",
     ),
     "sglang": Preset(
         "SGLang 0.5.23: a prefill or else a decode, admission by estimated answers, radix cache",

@@ -48,6 +48,14 @@ class LineDoubt:
 Doubt: TypeAlias = LineDoubt | Split
 
 
+def delayed(doubt: Doubt | None, delay_ps: Picoseconds) -> Doubt | None:
+    """The grades of a step that is no line and begins *delay_ps* late, for a link's copies."""
+    if not delay_ps or doubt is None:
+        return doubt
+    assert not isinstance(doubt, LineDoubt)
+    return tuple(ps + delay_ps * (i == DATASHEET) for i, ps in enumerate(doubt))
+
+
 class Ledger:
     """Simulated time by grade, of every step that says."""
 

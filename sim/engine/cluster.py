@@ -21,6 +21,7 @@ from ..state.offload import Load, OffloadConnector
 from ..state.queue import waiting_line
 from ..state.replica import Replica
 from ..state.split import Pull
+from ..state.swap import swap_space
 from .clock import ARRIVAL, Clock
 from .config import Effort
 from .lockstep import Lockstep, Rank
@@ -82,6 +83,7 @@ class Cluster(Front[Server]):
             scheduler,
             lambda: waiting_line(order, lambda: self.clock.now_ps),
             connector=connector,
+            swap=swap_space(pool),
             gaps=self.gaps,
         )
         return kind(

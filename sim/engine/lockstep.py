@@ -49,7 +49,7 @@ class Rank(Server):
     def own(self, plan: StepPlan) -> tuple[Picoseconds, Picoseconds]:
         """(time of the rank's own part, how much it grows if the step is repeated)."""
         if not plan.pure_decode:
-            return self.cost.duration_ps(shape_of(plan)), 0
+            return self.cost.duration_ps(shape_of(plan)) + plan.copying_ps, 0
         rows, context, growth = plan.line
         base, slope, _, _ = self.cost.decode_line(rows, context)
         return base + slope * context, slope * growth

@@ -8,7 +8,7 @@ from typing import Any
 from ...policies.errors import NoProgressError
 from ...policies.types import Picoseconds
 from ..cost.base import GradedCost, StepCost
-from ..cost.grades import Ledger
+from ..cost.grades import Ledger, delayed
 from ..cost.shape import shape_of as shape_of
 from ..state.plan import StepPlan
 from ..state.replica import Replica
@@ -196,10 +196,11 @@ class Server:
     def _span(self, plan: StepPlan, start: Picoseconds) -> Span:
         """The time that a plan takes; where its steps repeat, as many as surely do."""
         if not plan.pure_decode:
+            copying_ps = plan.copying_ps
             if self._timed is None:
-                return Span(start, self.cost.duration_ps(shape_of(plan)), 0)
+                return Span(start, self.cost.duration_ps(shape_of(plan)) + copying_ps, 0)
             duration_ps, doubt = self._timed(shape_of(plan))
-            return Span(start, duration_ps, 0, doubt)
+            return Span(start, duration_ps + copying_ps, 0, delayed(doubt, copying_ps))
         rows, context, growth = plan.line
         base, slope, until, grades = self.cost.decode_line(rows, context)
         span = Span(start, base + slope * context, slope * growth, grades)

@@ -17,7 +17,7 @@ from ..cost.base import StepCost
 
 @dataclass(frozen=True, slots=True)
 class OffloadLimits:
-    """A tier for KV in host memory.
+    """Host memory for KV: a tier, or swap space.
 
     Attributes:
         blocks: how many it holds.
@@ -101,6 +101,8 @@ class PoolConfig:
         kv_bytes_per_token: of all GPUs of a replica together (what a link has to carry).
         model: name that requests may ask for; "" serves any.
         offload: a tier in host memory for each replica; None: none.
+        swap: room in host memory for the KV of preempted requests, for each scheduler of a
+            replica; None: none.
         layers: of the model; KV may travel layer by layer.
     """
 
@@ -116,6 +118,7 @@ class PoolConfig:
     model: str = ""
     ranks: int = 1
     offload: OffloadLimits | None = None
+    swap: OffloadLimits | None = None
     layers: int = 1
 
     def order_for(self, scheduler: Scheduler) -> Order | None:

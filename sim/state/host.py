@@ -17,6 +17,7 @@ from .journal import Sampler, Timer
 from .offload import offloaded
 from .records import GapHistogram
 from .session import Arrival, Call, CallResult, Session
+from .swap import swapped
 from .ties import ARRIVAL, SAMPLE
 
 
@@ -134,6 +135,12 @@ class Host(Generic[S]):
                     f"replica {server.number} leaked KV: {replica.pool.total - replica.pool.free} "
                     f"of {replica.pool.total} blocks are held with nothing running"
                 )
+            kept = replica.swap.check() if replica.swap is not None else 0
+            if idle and kept:
+                raise InfersimError(
+                    f"replica {server.number} leaked swap space: {kept} slots are held with "
+                    "nothing running"
+                )
 
     def _played(self, steps: int, link_bytes: int, link_busy_ps: Picoseconds) -> Played:
         """The records, when nothing is left to happen.
@@ -161,6 +168,7 @@ class Host(Generic[S]):
             "link_busy_ps": link_busy_ps,
             **front.travel_totals,
             **offloaded(front.offloads),
+            **swapped(server.replica.swap for server in servers),
             **time_by_grade(server.ledger for server in servers),
         }
         return Played(

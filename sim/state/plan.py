@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ...policies.types import Picoseconds
 from .connector import Remote
 from .sequence import Sequence
+from .swap import Swap
 
 
 class Chunk(NamedTuple):
@@ -63,6 +64,7 @@ class StepPlan:
         pad_context_tokens: KV tokens that are read and no request needs.
         pad_growth: how many more of these each of the repeated steps reads.
         preempted, admissions: in the order in which they happened.
+        swaps: KV that is copied before the step, in order · `copying_ps`: what that delays it by.
         encoder: (sequence, item indices) computed by the encoder.
         encoder_evicted: identifiers that left the encoder cache.
     """
@@ -74,6 +76,8 @@ class StepPlan:
     pad_to = pad_rows = pad_context_tokens = pad_growth = 0
     repeat = 1
     planned_ps: Callable[[int], Picoseconds] | None = None
+    swaps: list[Swap] | tuple[()] = ()
+    copying_ps: Picoseconds = 0
     encoder: list[tuple[Sequence, list[int]]] | tuple[()] = ()
     encoder_evicted: list[int] | tuple[()] = ()
 

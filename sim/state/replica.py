@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, merge
 from itertools import chain
 from operator import attrgetter
 from typing import Any
 
-from ...policies.errors import InputError
+from ...policies.errors import IllegalPlanError, InputError
 from ...policies.scheduling.base import Scheduler
 from ...policies.types import Picoseconds, Request
 from .batch_step import BatchStep
@@ -25,6 +25,7 @@ from .rectangle import Rectangle
 from .sequence import Sequence, Status
 from .step import UNLIMITED
 from .steps import ReplicaSteps
+from .swap import SwapSpace
 
 _run_number = attrgetter("run_number")
 
@@ -39,9 +40,11 @@ class Replica:
         limits: what the engine was started with.
         pool: its KV.
         scheduler: its policy.
-        make_queue: builds the waiting line (called twice: vLLM keeps one for KV holders).
+        make_queue: builds the waiting line (called three times: vLLM keeps one for KV holders, and
+            its first engine one for those that were swapped out).
         connector: where remote KV comes from; None: nowhere.
         accept: how many of a sequence's drafts the model accepts (speculation).
+        swap: where preempted requests may keep their KV; None: they lose it.
         gaps: where gaps between tokens are logged. Those of the decode group are the host's to
             log: it knows the times of the steps of a leap.
     """
@@ -55,6 +58,7 @@ class Replica:
         *,
         connector: Connector | None = None,
         accept: Callable[[Sequence, int], int] | None = None,
+        swap: SwapSpace | None = None,
         gaps: GapHistogram | None = None,
     ) -> None:
         if pool.prefix_index != limits.prefix_index:
@@ -63,9 +67,10 @@ class Replica:
                 f"{pool.prefix_index}"
             )
         self.limits, self.pool, self.scheduler = limits, pool, scheduler
-        self.connector, self._accept = connector, accept
+        self.connector, self._accept, self.swap = connector, accept, swap
         self.waiting = make_queue()
         self.holding = make_queue()  # waiting, but already owning KV
+        self.swapped = make_queue()  # waiting, with KV in host memory
         self.running: dict[Sequence, None] = {}
         self.explicit: dict[Sequence, None] = {}  # running, but not in the group
         self.group = DecodeGroup(limits.block_size)
@@ -109,7 +114,7 @@ class Replica:
     @property
     def waiting_count(self) -> int:
         """Requests outside the batch, those whose KV is on its way included."""
-        return len(self.waiting) + len(self.holding) + len(self.aside)
+        return len(self.waiting) + len(self.holding) + len(self.swapped) + len(self.aside)
 
     @property
     def waiting_ready_count(self) -> int:
@@ -119,7 +124,21 @@ class Replica:
     @property
     def line(self) -> Iterable[Sequence]:
         """The waiting requests, in the order of the line."""
-        return chain(self.holding, self.waiting)
+        if not self.swapped:
+            return chain(self.holding, self.waiting)
+        return chain(self.holding, merge(self.swapped, self.waiting, key=self.rank))
+
+    @property
+    def head(self) -> Sequence | None:
+        """The first of the line; None: it is empty."""
+        if self.holding:
+            return self.holding.peek()
+        if not self.swapped:
+            return self.waiting.peek() if self.waiting else None
+        swapped = self.swapped.peek()
+        if not self.waiting:
+            return swapped
+        return min(swapped, self.waiting.peek(), key=self.rank)
 
     def rank(self, seq: Sequence) -> tuple[Any, ...]:
         """Where the order of the line puts a request: smallest first, ties by arrival."""
@@ -175,7 +194,7 @@ class Replica:
     @property
     def has_requests(self) -> bool:
         """Whether anything is waiting or running."""
-        return bool(self.running or self.waiting or self.holding)
+        return bool(self.running or self.waiting or self.holding or self.swapped)
 
     @property
     def expects_news(self) -> bool:
@@ -220,6 +239,7 @@ class Replica:
             self.spread_group()
         self.unsettled = False
         self.waiting.refresh(now)
+        self.swapped.refresh(now)
         step = BatchStep(self)
         self.scheduler.schedule(self, step)
         plan = step.close()
@@ -354,28 +374,40 @@ class Replica:
         self.deferred.pop(seq, None)
         self.running[seq] = self.explicit[seq] = None
 
-    def preempt(self, seq: Sequence, *, to_back: bool = False) -> None:
+    def preempt(self, seq: Sequence, *, to_back: bool = False, swap: bool = False) -> None:
         """Free what *seq* holds and send it to the front of the line, to be computed again.
 
         Args:
             to_back: it queues up anew instead (SGLang).
+            swap: its KV goes to host memory where that has room, and nothing is computed again.
         """
+        swaps = swap and self._swap_out(seq)
         self.pool.release(seq)
         self._forget_promise(seq)
         self.encoder.release(seq)
         self.inflight_prefills.pop(seq, None)
         del self.running[seq]
         self.explicit.pop(seq, None)
-        seq.recomputed += seq.computed
-        seq.status = Status.PREEMPTED
-        seq.computed = seq.drafts = seq.placeholders = 0
-        seq.stale = seq.in_flight
         seq.preemptions += 1
         seq.preempted_ps = self.now
+        seq.drafts = 0
+        if swaps:
+            seq.status = Status.SWAPPED
+            self.swapped.add(seq)
+            return
+        seq.recomputed += seq.computed
+        seq.status = Status.PREEMPTED
+        seq.computed = seq.placeholders = 0
+        seq.stale = seq.in_flight
         if to_back:
             self.waiting.add(seq)
         else:
             self.waiting.put_back(seq)
+
+    def _swap_out(self, seq: Sequence) -> bool:
+        if self.swap is None:
+            raise IllegalPlanError(f"{seq} cannot be swapped: this replica has no swap space")
+        return seq.computed > 0 and self.swap.out(seq)
 
     def loaded(self, seq: Sequence) -> bool:
         """Whether the KV that *seq* waits for has come; if so it may be admitted."""
@@ -393,22 +425,29 @@ class Replica:
 
     def leave_line(self, seq: Sequence) -> None:
         """Take *seq* out of the waiting line it stands in."""
-        for line in (self.holding, self.waiting):
+        for line in (self.holding, self.waiting, self.swapped):
             if line and line.peek() is seq:
                 line.pop()
                 return
         line = self.holding if any(other is seq for other in self.holding) else self.waiting
+        if seq.status is Status.SWAPPED:
+            line = self.swapped
         line.remove(seq)
 
     def put_aside_back(self) -> None:
         """Requests that a step passed over return to the front, those that own KV apart."""
         owners: list[Sequence] = []
+        swapped: list[Sequence] = []
         others: list[Sequence] = []
         for seq in self.aside:
-            owns = seq.computed or seq.status is Status.LOADING
-            (owners if owns else others).append(seq)
+            if seq.status is Status.SWAPPED:
+                swapped.append(seq)
+            else:
+                owns = seq.computed or seq.status is Status.LOADING
+                (owners if owns else others).append(seq)
         self.aside = {}
         self.holding.put_aside_back(owners)
+        self.swapped.put_aside_back(swapped)
         self.waiting.put_aside_back(others)
 
     def remaining_blocks(self, seq: Sequence) -> int:
@@ -524,6 +563,8 @@ class Replica:
             self.sending[seq] = None
             keep_blocks = True
         self.encoder.release(seq)
+        if self.swap is not None:
+            self.swap.drop(seq)
         if not keep_blocks:
             if self.holds_in_flight(seq):
                 self._fenced.append((self.step_index - 1, seq))

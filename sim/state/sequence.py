@@ -17,6 +17,7 @@ class Status(IntEnum):
     RUNNING = 2
     PREEMPTED = 3
     FINISHED = 4
+    SWAPPED = 5  # preempted, with its KV in host memory
 
 
 class Sequence:
@@ -62,6 +63,7 @@ class Sequence:
     joined = -1  # first step in the group
     fin = -1  # step that samples its last token
     recomputed = 0  # positions lost to preemptions
+    swapped_bytes = 0  # copied to the host and back
     run_number = -1
     replica: Any = None
     hit_tokens = external_tokens = 0  # of its first admission

@@ -53,7 +53,7 @@ class StepBuilder:
             self.budget -= tokens
             self._spared += tokens
 
-    def take_decodes(self, *, last_gives_way: bool) -> bool:
+    def take_decodes(self, *, last_gives_way: bool, swap: bool = False) -> bool:
         """Give every decoding request its token, if all fit and order cannot matter."""
         replica = self.replica
         group = replica.group
@@ -63,7 +63,7 @@ class StepBuilder:
             return True
         growth = group.growth(replica.step_index)
         if growth > replica.pool.free and self._can_give_way(last_gives_way):
-            growth = self._give_way(growth)
+            growth = self._give_way(growth, swap)
         if (
             growth > replica.pool.free
             or group.size > self.budget
@@ -92,7 +92,7 @@ class StepBuilder:
             and replica.group.size <= self.budget
         )
 
-    def _give_way(self, growth: int) -> int:
+    def _give_way(self, growth: int, swap: bool) -> int:
         """Preempt from the end of the batch until the group finds blocks; how many it still takes.
 
         What the first members in line need is taken before anyone gives way, as one by one.
@@ -106,7 +106,7 @@ class StepBuilder:
             if last.base is not None:
                 growth -= group.needs_block(last, step)
                 replica.leave_group(last)
-            self.preempt(last)
+            self.preempt(last, swap=swap)
         return growth
 
     def wanted(self, seq: Sequence) -> int:
@@ -150,8 +150,8 @@ class StepBuilder:
         self._record(seq, seq.computed, tokens, drafts, None)
         return True
 
-    def preempt(self, seq: Sequence, *, to_back: bool = False) -> bool:
-        """Free a running request's KV and send it back to wait (recompute); False: not yet."""
+    def preempt(self, seq: Sequence, *, to_back: bool = False, swap: bool = False) -> bool:
+        """Free a running request's KV and send it back to wait; False: not yet."""
         replica = self.replica
         if seq not in replica.running:
             raise IllegalPlanError(f"{seq} cannot be preempted: it is not running")
@@ -171,7 +171,7 @@ class StepBuilder:
             self.budget += chunk.tokens
             items = self._items.pop(seq, ())
             self._encoder_budget += sum(seq.request.items[i].tokens for i in items)
-        replica.preempt(seq, to_back=to_back)
+        replica.preempt(seq, to_back=to_back, swap=swap)
         self._prefixes.clear()
         self.plan.preempted.append(seq)
         return True
@@ -182,14 +182,17 @@ class StepBuilder:
         """The next request that may be admitted; those that may not yet are put aside."""
         replica = self.replica
         while True:
-            if replica.holding:
-                seq = replica.holding.peek()
-            elif replica.waiting:
-                seq = replica.waiting.peek()
-            else:
-                return None
+            head = replica.head
+            if head is None or self.ready(head):
+                return head
+
+    def next_swapped(self) -> Sequence | None:
+        """As `next_waiting`, of those whose KV is in host memory, whoever else waits."""
+        while self.replica.swapped:
+            seq = self.replica.swapped.peek()
             if self.ready(seq):
                 return seq
+        return None
 
     def ready(self, seq: Sequence) -> bool:
         """Whether a request of the line may be admitted; one that may not yet is put aside."""
@@ -197,7 +200,7 @@ class StepBuilder:
         self._check_waiting(seq, "looked at")
         if seq.status is Status.LOADING and not replica.loaded(seq):
             self.put_aside(seq)
-        elif seq.stale:
+        elif seq.stale or self._just_swapped(seq):
             replica.unsettled = True
             self.put_aside(seq)
         elif self._too_many_loras(seq):
@@ -205,6 +208,10 @@ class StepBuilder:
         else:
             return True
         return False
+
+    def _just_swapped(self, seq: Sequence) -> bool:
+        """Whether it gave way in this very step, or a step in flight still computes its KV."""
+        return seq.status is Status.SWAPPED and (seq.in_flight > 0 or seq in self.plan.preempted)
 
     def _too_many_loras(self, seq: Sequence) -> bool:
         lora, most = seq.request.lora, self.replica.limits.max_loras
@@ -235,6 +242,11 @@ class StepBuilder:
     def _prefix(self, seq: Sequence, find: Callable[[Sequence, int], Hit]) -> Prefix | None:
         replica = self.replica
         self._check_waiting(seq, "looked up")
+        if seq.status is Status.SWAPPED:
+            hit = find(seq, seq.computed)  # blocks that it need not take
+            self._prefixes[seq] = (hit, _NOTHING)
+            may_grow = hit.may_grow or replica.next_block_is_growing(seq, hit.blocks)
+            return Prefix(seq.computed, False, may_grow)
         if seq.computed:
             self._prefixes[seq] = (None, _NOTHING)
             return Prefix(seq.computed, False, False)
@@ -257,7 +269,9 @@ class StepBuilder:
         """Whether free KV holds all known tokens of a waiting request, those cached counted."""
         self._check_waiting(seq, "measured")
         pool, known = self.replica.pool, min(seq.known, self.replica.limits.max_model_len)
-        hit = None if seq.computed else pool.match(seq, seq.known - 1)
+        swapped = seq.status is Status.SWAPPED
+        limit = seq.computed if swapped else seq.known - 1
+        hit = None if seq.computed and not swapped else pool.match(seq, limit)
         held, idle = (seq.blocks, 0) if hit is None else (hit.blocks, hit.idle)
         return self._blocks(known) - held + idle + spare <= pool.free
 
@@ -346,7 +360,9 @@ class StepBuilder:
         if remote.asynchronous != asynchronous:
             call = "load" if remote.asynchronous else "admit"
             raise IllegalPlanError(f"{seq} needs {call}(): {remote.tokens} tokens come later")
-        cached = hit.blocks * self.replica.limits.block_size if hit is not None else seq.computed
+        cached = seq.computed  # its own, in blocks or in host memory
+        if hit is not None and seq.status is not Status.SWAPPED:
+            cached = hit.blocks * self.replica.limits.block_size
         return seq.known - cached - remote.tokens
 
     def _allocate(
@@ -376,7 +392,9 @@ class StepBuilder:
             most = self._promise(seq, until)
             if max(most - held, 0) + idle + spare + self._promised() > pool.free - reserved:
                 return None
-        start = seq.computed + hit_blocks * pool.block_size + remote.tokens
+        start = seq.computed + remote.tokens
+        if seq.status is not Status.SWAPPED:
+            start += hit_blocks * pool.block_size
         lookahead = 0 if not tokens else replica.limits.lookahead_tokens
         slots = self._blocks(min(start + tokens + lookahead, replica.limits.max_model_len))
         if max(slots - held, 0) + idle + spare > pool.free - reserved:
@@ -388,6 +406,9 @@ class StepBuilder:
             if not hold:
                 replica.promises[seq] = None
         pool.acquire(seq, hit, max(slots, held, most if hold else 0))
+        if seq.status is Status.SWAPPED:
+            assert replica.swap is not None
+            replica.swap.back(seq)
         return start
 
     def _promise(self, seq: Sequence, until: int) -> int:
@@ -416,7 +437,7 @@ class StepBuilder:
         hit, remote = self._prefixes[seq]
         if self.replica.connector is not None:
             self.replica.connector.allocated(seq, remote)
-        if hit is not None:
+        if hit is not None and seq.status is not Status.SWAPPED:
             self.plan.admissions.append(
                 Admission(seq, seq.known, start - remote.tokens, remote, seq.preemptions > 0)
             )
@@ -485,6 +506,8 @@ class StepBuilder:
             replica.rectangle.pad(plan)
         plan.tokens = replica.limits.max_num_batched_tokens - self.budget - self._spared
         if plan.tokens:
+            if replica.swap is not None:
+                plan.swaps, plan.copying_ps = replica.swap.begin()
             replica.begin(plan)
         return plan
 

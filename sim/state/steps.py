@@ -146,4 +146,6 @@ def digest(plans: list[StepPlan]) -> int:
             words.extend((seq.id, queried, local, remote.tokens, resumed))
         words.append(len(plan.preempted))
         words.extend(seq.id for seq in plan.preempted)
+        for move in plan.swaps:
+            words.extend((move.seq.id, move.out, len(move.slots)))
     return int.from_bytes(blake2b(words.tobytes(), digest_size=8).digest(), "little")
