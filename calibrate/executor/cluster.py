@@ -14,6 +14,7 @@ from ...sim.state.front import Front
 from ...sim.state.halves import split_connector
 from ...sim.state.journal import Journal
 from ...sim.state.kv.blocks import BlockPool
+from ...sim.state.kv.build import make_pool
 from ...sim.state.offload import OffloadConnector
 from ...sim.state.queue import waiting_line
 from ...sim.state.replica import Replica
@@ -68,11 +69,12 @@ class Cluster(Front[Server]):
         if eviction.promise.oracle and future is not None:
             eviction.attach(future)
         # ids of blocks are what tensors are indexed by, so never runs of blocks
-        kv = BlockPool(limits.kv_blocks, limits.block_size, eviction, caching=limits.prefix_caching)
+        kv = make_pool(limits, eviction, runs=False)
         connector: Connector | None = split_connector(
             self._splitter, pool, roles_change=self.roles.change
         )
         if pool.offload is not None:
+            assert isinstance(kv, BlockPool)  # a scenario keeps no tier behind a radix tree
             fetcher = Fetcher(pool.offload, self.clock, lambda: self.servers[number])
             block_bytes = limits.block_size * pool.kv_bytes_per_token
             connector = OffloadConnector(

@@ -27,7 +27,9 @@ from infersim.calibrate.executor import (  # noqa: E402
 )
 from infersim.policies.types import ReplicaId  # noqa: E402
 from infersim.scenarios import build, grid, load  # noqa: E402
+from infersim.sim.engine.foresight import foresee, oracle_pool  # noqa: E402
 from infersim.sim.engine.run import Outcome, simulate  # noqa: E402
+from infersim.sim.state.content import Chains  # noqa: E402
 from infersim.sim.state.steps import MEASURED_COLUMNS, StepLog  # noqa: E402
 
 MODEL = """\
@@ -99,7 +101,7 @@ class Both:
     def assembly(self) -> build.Assembly:
         return build.assemble(self.cell, self.source.folders)
 
-    def simulated(self, *, leap: bool = True) -> tuple[Outcome, dict[str, np.ndarray[Any, Any]]]:
+    def simulated(self) -> tuple[Outcome, dict[str, np.ndarray[Any, Any]]]:
         made, log = self.assembly(), StepLog()
         outcome = simulate(made.config, made.workload, limits=made.limits, trace=log)
         return outcome, log.arrays()
@@ -110,7 +112,6 @@ class Both:
         compute: bool = False,
         triton: bool = False,
         wall: bool = False,
-        apart: bool = False,
     ) -> tuple[host.Executed, dict[str, np.ndarray[Any, Any]]]:
         made, log = self.assembly(), StepLog(measured=True)
         spec = made.pools[0].model
@@ -136,6 +137,11 @@ class Both:
             return runner.Runner(shared["model"], cache, CPU, graphs=0, tier=store)
 
         time = clock.WallClock() if wall else clock.VirtualClock()
+        seer, seen = oracle_pool(made.config), None
+        if seer is not None:
+            chains = Chains()
+            future, arrivals = foresee(made.config, seer, made.workload, chains)
+            seen = (chains, arrivals, future)
         played = host.DeviceRun(
             made.config,
             made.workload,
@@ -144,6 +150,7 @@ class Both:
             texts=lambda: texts.Texts(spec.vocab, made.contents),
             make_runner=device,
             log=log,
+            seen=seen,
         ).play()
         return played, log.arrays()
 
@@ -161,12 +168,27 @@ def differing(outcome: Outcome, played: host.Executed) -> list[str]:
     return found
 
 
+def answers(played: host.Executed) -> dict[Any, list[int]]:
+    """What the model said to each request, whoever served it; sessions by their turns."""
+    rows = {name: played.requests[name].tolist() for name in COLUMNS}
+    said = {}
+    for number, *key, replica, prompt, tokens in zip(*rows.values(), strict=True):
+        mine = played.answers[replica][number]
+        said[tuple(key) if key[0] >= 0 else number] = [
+            mine[at] for at in range(prompt, prompt + tokens)
+        ]
+    return said
+
+
+COLUMNS = ("request_id", "session", "turn", "replica", "prompt_tokens", "output_tokens")
+
+
 class Tools:
     """What the tests of this folder share."""
 
     Both, MEASURED = Both, MEASURED_COLUMNS
     MODELS: ClassVar = {"dense": MODEL, "moe": MOE}
-    differing = staticmethod(differing)
+    differing, answers = staticmethod(differing), staticmethod(answers)
 
 
 @pytest.fixture(scope="session")
