@@ -172,7 +172,7 @@ def _on_cpu(cases: Sequence[Case]) -> StepFit:
     mixed = np.array([float(bool(c.chunks)) for c in cases])
     names = (*_HOST_TERMS, "mixed_step_s")
     values, notes = _solved(names, np.column_stack([_host_columns(cases), mixed]), wanted, cases)
-    return StepFit(Host(**values), None, (), notes)
+    return StepFit(Host(**values, overlaps=False), None, (), notes)
 
 
 def _on_gpu(cases: Sequence[Case], shapes: Shapes, launch_s: float) -> StepFit:

@@ -35,13 +35,14 @@ def fitted_profile(
         }
     )
     launch_s = base.host.launch_s if base.host else 0.0
+    overlaps = base.host is None or base.host.overlaps
     output_s = 0.0  # a run's own clock holds it already
     return base.model_copy(
         update={
             "name": f"{base.name}, fitted to {run.name}",
             "stamp": stamp,
             "tables": tuple(_scaled(table, found) for table in base.tables),
-            "host": Host(**values, launch_s=launch_s, output_s=output_s),
+            "host": Host(**values, launch_s=launch_s, output_s=output_s, overlaps=overlaps),
             "capacity": _capacity(base, run, engine),
             "samples_sha256": "",
             "notes": (*base.notes, *notes(run, found)),

@@ -131,8 +131,8 @@ class Host(_Strict):
     """What the engine does on the CPU in a step: schedule, prepare inputs, process outputs.
 
     A synchronous engine adds it to the time of the kernels, an asynchronous one hides it behind
-    them where it is shorter. (Nothing here depends on the number of waiting requests: it may change
-    in the middle of a leap.)
+    them where it is shorter, if it `overlaps` at all. (Nothing here depends on the number of
+    waiting requests: it may change in the middle of a leap.)
 
     Attributes:
         step_s: once a step.
@@ -142,6 +142,7 @@ class Host(_Strict):
             times their number.
         mixed_step_s: on top of a step with prefill, whatever the engine: leaving the CUDA graph.
         output_s: bringing the sampled tokens to the CPU, which nothing hides.
+        overlaps: False where one processor does both, the steps and the host's work (a CPU).
     """
 
     step_s: Seconds = 0.0
@@ -150,6 +151,7 @@ class Host(_Strict):
     launch_s: Seconds = 0.0
     mixed_step_s: Seconds = 0.0
     output_s: Seconds = 0.0
+    overlaps: bool = True
 
 
 class Capacity(_Strict):

@@ -5,6 +5,7 @@
     exec    = in a graph: kernels * (1 + gap) + replay     else: max(kernels, launches * launch)
     step    = synchronous engine: exec + host              asynchronous: max(exec, host)
               + output, + the fixed price of leaving the graph where there is prefill
+    (a host that is also the device, as a CPU is, works like that of a synchronous engine)
 
 Everything is a pure function of the step's shape, in integer picoseconds.
 """
@@ -83,7 +84,7 @@ class TableCost:
         self._host = profile.host or stand_in
         self._host_grade = DATASHEET if profile.host is None else MEASURED
         self._host_scale = PS * factors.get("host", 1.0)
-        self._async = async_scheduling
+        self._async = async_scheduling and self._host.overlaps
         self._sizes = sorted(profile.graphs.sizes) if profile.graphs else []
         launches = sum(part.launches for part in (*self.parts.tokens, *self.parts.samples))
         launches += self.parts.attention.launches

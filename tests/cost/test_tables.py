@@ -245,6 +245,15 @@ def test_host_work_adds_to_a_synchronous_engine_and_hides_in_an_asynchronous_one
     assert cost(True, host=slow).duration_ps(shape) == 10**12
 
 
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_one_processor_for_host_and_device_overlaps_nothing(asynchronous: bool) -> None:
+    host = Host(step_s=1e-3, sequence_s=1e-5, token_s=1e-7)
+    alone = host.model_copy(update={"overlaps": False})
+    for shape in (decode(4, 400), StepShape(4, 400, ((100, 0),), 5)):
+        added = cost(False, host=host).duration_ps(shape)
+        assert cost(asynchronous, host=alone).duration_ps(shape) == added
+
+
 def test_launches_bound_an_eager_step() -> None:
     found = cost(host=Host(launch_s=1e-3))
     launches = 7 * 32 + 2 + 32
