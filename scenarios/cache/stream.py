@@ -75,9 +75,9 @@ def stream_of(trace: Trace) -> Stream:
             where=trace.file,
             help="formats with hash_ids have them, e.g. mooncake, bailian, lmcache, claude-code",
         )
-    moments = list(_moments(trace))
+    moments = list(moments_of(trace))
     spaces = _Spaces(row for row, _, _ in moments)
-    away_s = _away(moments)
+    away_s = away_of(moments)
     lookups = []
     for number, (row, at_s, _) in enumerate(moments):
         if not row.runs and row.input_tokens >= trace.block_size:
@@ -116,15 +116,19 @@ class _Spaces:
 
 
 #: a request, when it is made, and the line of requests that it continues (None: none)
-_Moment: TypeAlias = tuple[Row, float, tuple[int, ...] | None]
+Moment: TypeAlias = tuple[Row, float, tuple[int, ...] | None]
 
 
-def _moments(trace: Trace) -> Iterator[_Moment]:
+def moments_of(trace: Trace, session_every_s: float | None = None) -> Iterator[Moment]:
+    """The requests of a trace, each with its time.
+
+    Sessions of a closed-loop trace start *session_every_s* apart; None: when the last one ended.
+    """
     for row in trace.rows:
         yield row, row.at_s or 0.0, None if row.session < 0 else (row.session,)
     clock_s = 0.0
-    for session in trace.sessions:
-        start_s = clock_s
+    for place, session in enumerate(trace.sessions):
+        start_s = clock_s = clock_s if session_every_s is None else place * session_every_s
         for number, step in enumerate(session.steps):
             if isinstance(step, Row):
                 clock_s = max(clock_s, start_s + (step.at_s or 0.0))
@@ -138,7 +142,7 @@ def _moments(trace: Trace) -> Iterator[_Moment]:
                     yield row, clock_s, (session.number, number, branch_number)
 
 
-def _away(moments: Sequence[_Moment]) -> list[float]:
+def away_of(moments: Sequence[Moment]) -> list[float]:
     """Seconds until each request's line goes on; -1 where it does not."""
     away_s = [-1.0] * len(moments)
     nexts: dict[tuple[int, ...], float] = {}
