@@ -124,6 +124,8 @@ def _single(metrics: dict[str, Any]) -> list[str]:
     facts = {"hit rate": percent(metrics["hit_rate"]), "load": metrics["saturation"]["verdict"]}
     facts |= {column.name: _with_unit(column, metrics) for column in rates([metrics])}
     facts["preemptions"] = count(metrics["preemptions"])
+    if swap := metrics["swap"]:
+        facts["swapped out"] = count(swap["out"])
     if shares := metrics["step_time"]:
         known = [f"{percent(share)} {grade}" for grade, share in shares.items() if share]
         facts["step times"] = ", ".join(known)

@@ -76,6 +76,7 @@ class Assembly(NamedTuple):
         scenario, found = self.cell.scenario, self.pools
         notes = [pool.capacity.note for pool in found if pool.capacity.note]
         notes += [note for pool in found for note in pool.cost_notes]
+        notes += _full_hosts(played.totals)
         return CellRecords(
             name=self.cell.name,
             params=self.cell.params,
@@ -92,6 +93,17 @@ class Assembly(NamedTuple):
             oracle=any(_promise(choice).oracle for choice in chosen(scenario)),
             steps=None if log is None else log.arrays(),
         )
+
+
+def _full_hosts(totals: dict[str, int]) -> list[str]:
+    """What the reader must know where swap space did not suffice."""
+    times = totals.get("swap_refused", 0)
+    if not times:
+        return []
+    return [
+        f"the swap space was full {times:,} times, and what it could not take was computed again; "
+        "vLLM 0.6 stops there (Aborted due to the lack of CPU swap space)"
+    ]
 
 
 #: told now and then: simulated seconds, requests that ended, share done (NaN: not known)

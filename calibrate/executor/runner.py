@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Protocol
@@ -76,6 +78,10 @@ class StepRunner(Protocol):
 class Runner:
     """Steps computed by this process, one after another.
 
+    On a CPU, which is the host too, a step is computed when its tokens are waited for, or when
+    something else needs it: so a step that is planned while another is under way does not take
+    that one's time, as it would not on a device of its own.
+
     Args:
         graphs: capture pure decode steps in CUDA graphs up to this many sequences; 0: none.
         tier: in host memory; None: nothing is kept there.
@@ -93,6 +99,7 @@ class Runner:
         self._model, self._kv, self._device, self._tier = model, kv, device, tier
         widest = -(-len(model.cos_sin) // kv.block_size)
         self._graphs = Graphs(model, kv, device, graphs, widest) if graphs else None
+        self._queue: deque[_Queued] = deque()  # launched on a CPU, not computed yet
 
     @property
     def waitable(self) -> Connection | None:
@@ -103,8 +110,13 @@ class Runner:
         """It is."""
 
     def launch(self, batch: Batch) -> Ticket:
-        """Compute a step after all that were launched before; returns at once on a GPU."""
+        """Have a step computed after all that were launched before."""
         begun = perf_counter_ns()
+        if self._device.type == "cpu":
+            inputs = inputs_of(batch, self._device)
+            queued = _Queued(self, inputs, len(batch.rows), perf_counter_ns() - begun)
+            self._queue.append(queued)
+            return queued
         graphs = self._graphs
         bucket = graphs.bucket(batch) if graphs is not None else 0
         if bucket:
@@ -117,18 +129,36 @@ class Runner:
         if bucket:
             assert graphs is not None
             tokens = graphs.replay(bucket)[: len(batch.rows)]
-        elif len(batch.rows):
-            tokens = self._model.ops.greedy(self._model.forward(inputs, self._kv))
         else:
-            self._model.forward(inputs, self._kv)
-            tokens = torch.empty(0, dtype=torch.int64)
+            tokens = self._forward(inputs, len(batch.rows))
         after = self._mark()
-        if tokens.is_cuda:  # into pinned memory, or the copy would block the host
-            pinned = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
-            tokens = pinned.copy_(tokens, non_blocking=True)
+        pinned = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        tokens = pinned.copy_(tokens, non_blocking=True)  # to other memory it blocks the host
         home = self._mark()
         launched = perf_counter_ns()
         return _Launched(tokens, bucket, prepared - begun, launched - prepared, before, after, home)
+
+    def _forward(self, inputs: Inputs, samples: int) -> torch.Tensor:
+        """[samples] tokens."""
+        logits = self._model.forward(inputs, self._kv)
+        if not samples:
+            return torch.empty(0, dtype=torch.int64)
+        return self._model.ops.greedy(logits)
+
+    def compute(self, last: _Queued | None = None) -> None:
+        """Compute what was launched on a CPU, up to *last*; everything if None."""
+        while self._queue:
+            queued = self._queue.popleft()
+            begun = perf_counter_ns()
+            tokens = self._forward(queued.inputs, queued.samples)
+            computed = perf_counter_ns()
+            listed = tokens.tolist()
+            fetched_ps = (perf_counter_ns() - computed) * PS_PER_NS
+            device_ps = (computed - begun) * PS_PER_NS
+            prepare_ps = queued.prepare_ns * PS_PER_NS
+            queued.done = Done(listed, "eager", 0, prepare_ps, device_ps, fetched_ps, device_ps)
+            if queued is last:
+                return
 
     def warm_up(self, most_tokens: int) -> None:
         """Compute steps of nothing, so that no measured step loads or compiles a kernel.
@@ -149,31 +179,33 @@ class Runner:
             )
             inputs = inputs_of(batch, self._device)
             for _ in range(2):
-                self._model.ops.greedy(self._model.forward(inputs, self._kv)).tolist()
+                self._forward(inputs, 1).tolist()
 
-    def _mark(self) -> torch.cuda.Event | None:
-        """A point in the device's queue; None on a CPU, which has none."""
-        if self._device.type != "cuda":
-            return None
+    def _mark(self) -> torch.cuda.Event:
+        """A point in the device's queue."""
         event: torch.cuda.Event = _cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def read_blocks(self, blocks: list[int]) -> torch.Tensor:
         """The KV of these blocks; see `KVCache.read`."""
+        self.compute()
         return self._kv.read(torch.tensor(blocks, device=self._device))
 
     def write_blocks(self, blocks: list[int], content: torch.Tensor) -> None:
         """Put KV into these blocks."""
+        self.compute()
         self._kv.write(torch.tensor(blocks, device=self._device), content)
 
     def keep_blocks(self, moves: list[tuple[int, int]]) -> None:
         """Copy blocks to slots of the tier in host memory."""
+        self.compute()
         assert self._tier is not None
         self._tier.keep(moves)
 
     def fetch_blocks(self, moves: list[tuple[int, int]]) -> Callable[[], bool]:
         """Copy slots of the tier to blocks; the result says whether they are there."""
+        self.compute()
         assert self._tier is not None
         return self._tier.fetch(moves)
 
@@ -181,24 +213,44 @@ class Runner:
         """Nothing to do."""
 
 
+@dataclass(slots=True)
+class _Queued:
+    """A step of a CPU.
+
+    Attributes:
+        samples: rows that are sampled.
+    """
+
+    runner: Runner
+    inputs: Inputs
+    samples: int
+    prepare_ns: int
+    done: Done | None = None
+
+    def wait(self) -> Done:
+        """Compute it, and all that were launched before."""
+        if self.done is None:
+            self.runner.compute(self)
+        assert self.done is not None
+        return self.done
+
+
 class _Launched(NamedTuple):
-    """A step in this process's queue; on a CPU it is computed already."""
+    """A step in the queue of a GPU."""
 
     sampled: torch.Tensor
     bucket: int
     prepare_ns: int
     launch_ns: int
-    before: torch.cuda.Event | None
-    after: torch.cuda.Event | None
-    home: torch.cuda.Event | None
+    before: torch.cuda.Event
+    after: torch.cuda.Event
+    home: torch.cuda.Event
 
     def wait(self) -> Done:
         """Block until the tokens are here."""
         begun = perf_counter_ns()
-        device_ns = self.launch_ns
-        if self.before is not None and self.after is not None and self.home is not None:
-            self.home.synchronize()
-            device_ns = round(self.before.elapsed_time(self.after) * 1e6)
+        self.home.synchronize()
+        device_ns = round(self.before.elapsed_time(self.after) * 1e6)
         tokens = self.sampled.tolist()
         return Done(
             tokens,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from time import perf_counter_ns
 
-from ...policies.errors import NoProgressError
+from ...policies.errors import InputError, NoProgressError
 from ...policies.types import Picoseconds
 from ...sim.cost.base import StepCost
 from ...sim.cost.grades import Doubt, Ledger
@@ -135,8 +135,9 @@ class Server:
             return  # it was only to be asked again, and something came before
         self._wake = None
         self._dozing = False
-        flights = self._flights
+        flights, start = self._flights, self._clock.now_ps
         while flights and flights[0].end_ps <= self._clock.now_ps and self._computed(flights[0]):
+            start = flights[0].end_ps  # what is done from here on is the next step's time
             self._finish(flights.popleft())
         if self._inbox:
             messages, self._inbox = self._inbox, []
@@ -146,7 +147,7 @@ class Server:
         for seq in ended:
             self._texts.forget(seq)
             self._on_end(seq)
-        self._plan(self._clock.now_ps)
+        self._plan(self._clock.now_ps, start)
 
     def _computed(self, flight: Flight) -> bool:
         """Whether the step has ended; on a virtual clock the host waits for it here."""
@@ -185,7 +186,7 @@ class Server:
                 done.device_ps,
             )
 
-    def _plan(self, now: Picoseconds) -> None:
+    def _plan(self, now: Picoseconds, start: Picoseconds) -> None:
         replica, flights = self.replica, self._flights
         while len(flights) < self._depth:
             running = len(replica.running)
@@ -198,7 +199,7 @@ class Server:
                 if not flights and len(replica.running) < running:
                     continue  # all gave way: what they held may serve those in line
                 break
-            self._launch(plan, flights[-1].end_ps if flights else now, schedule_ps)
+            self._launch(plan, flights[-1].end_ps if flights else start, schedule_ps)
         if flights:
             self._wake = self._clock.end_of(self, flights[0].end_ps)
         elif (due := replica.wakes_ps) > now:
@@ -211,7 +212,19 @@ class Server:
             )
 
     def _launch(self, plan: StepPlan, start: Picoseconds, schedule_ps: Picoseconds) -> None:
-        """Have *plan* computed, after what is in flight."""
+        """Have *plan* computed, after what is in flight.
+
+        Raises:
+            InputError: on a real clock, a batch that is padded: rows of padding are not computed.
+        """
+        batch = self.replica.rectangle
+        if batch is not None and (batch.pad_prompts or batch.pad_ended) and not self._clock.virtual:
+            raise InputError(
+                "the executor computes no padding, so on a real clock steps of a padded batch would "
+                "be too short",
+                where="policies.scheduling",
+                help="--clock virtual takes their time from the cost model",
+            )
         duration, doubt = timed(self._cost, plan)
         rows = rows_of(plan)
         ticket = self.runner.launch(batch_of(rows, self._texts, self.replica.limits.block_size))

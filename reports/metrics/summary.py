@@ -104,6 +104,7 @@ def _work(cell: CellRecords, window: Window) -> dict[str, Any]:
         "preemptions": totals["preemptions"],
         "preempted_requests": int((columns["preemptions"] > 0).sum()),
         "recomputed_tokens": int(columns["recomputed_tokens"].sum()),
+        "swap": _swap(totals),
         "evicted_blocks": totals["evicted_blocks"],
         "transfer": {
             "requests": len(moved),
@@ -118,6 +119,20 @@ def _work(cell: CellRecords, window: Window) -> dict[str, Any]:
         "role_switches": totals.get("role_switches", 0),
         "busy_share": ratio(totals["busy_ps"], totals["simulated_ps"] * totals["replicas"]),
         "requests_max_over_mean": _imbalance(window, totals["replicas"]),
+    }
+
+
+def _swap(totals: dict[str, int]) -> dict[str, float] | None:
+    """Preempted requests whose KV went to host memory; None where none may."""
+    if "swapped_out" not in totals:
+        return None
+    return {
+        "out": totals["swapped_out"],
+        "in": totals["swapped_in"],
+        "out_bytes": totals["swap_out_bytes"],
+        "in_bytes": totals["swap_in_bytes"],
+        "refused": totals["swap_refused"],
+        "copying_s": totals["swap_ps"] / 1e12,
     }
 
 

@@ -121,7 +121,7 @@ def _preemptions(page: Context) -> Html:
     if not any(metrics["preemptions"] for metrics in page.summaries):
         return Html("")
     heads = ["cell", "preemptions", "requests preempted", "tokens computed again", "busy"]
-    rows = [
+    rows: list[list[object]] = [
         [
             name,
             count(m["preemptions"]),
@@ -131,7 +131,18 @@ def _preemptions(page: Context) -> Html:
         ]
         for name, m in zip(page.names, page.summaries, strict=True)
     ]
+    if any(m["swap"] for m in page.summaries):
+        heads += ["swapped out", "KV copied, both ways", "by which steps were delayed", "no room"]
+        for row, m in zip(rows, page.summaries, strict=True):
+            row += _swap(m["swap"])
     return details("preemptions as a table", table(heads, rows, caption="preemptions by cell"))
+
+
+def _swap(found: dict[str, Any] | None) -> list[object]:
+    if found is None:
+        return [MISSING] * 4
+    copied = size(found["out_bytes"] + found["in_bytes"])
+    return [count(found["out"]), copied, time(found["copying_s"]), count(found["refused"])]
 
 
 def _moved(page: Context) -> Html:

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from ...policies.disaggregation.base import Placement
 from ...policies.errors import InputError
 from ...policies.types import Picoseconds, ReplicaId, Request, Routable
 from .config import ClusterConfig, PoolConfig
 from .content import Chain, Chains
+from .encoding import CarryEmbeddings, Encoder, Encodings
 from .journal import Journal, RequestRecord
 from .misses import MissExplainer
 from .offload import OffloadConnector
 from .plan import StepPlan
 from .records import GapHistogram
 from .replica import Replica
-from .reports import Live, Report
+from .reports import Live, LiveEncoder, Report
 from .roles import Roles
 from .sequence import Sequence
 from .session import Call, CallResult
@@ -69,6 +71,7 @@ class Front(Generic[S]):
         carry: moves the KV of split requests.
         on_answer: called when a request has ended, before its client hears of it.
         later: calls back during steps; None where the host cannot, and no transfer overlaps.
+        carry_embeddings: moves the embeddings of images; None where the host has no encoders.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Front(Generic[S]):
         carry: Carry,
         on_answer: Callable[[], None],
         later: Later | None = None,
+        carry_embeddings: CarryEmbeddings | None = None,
     ) -> None:
         self.config, self.journal, self.chains = config, journal, chains
         self._time, self._on_answer = clock, on_answer
@@ -94,6 +98,17 @@ class Front(Generic[S]):
             config.link_rng,
             later,
         )
+        self.encoders: dict[ReplicaId, Encoder] = {}
+        self._encodings: Encodings | None = None
+        if carry_embeddings is not None:
+            self._encodings = Encodings(
+                self.encoders,
+                lambda number: self.servers[number].replica.encoder,
+                lambda: clock.now_ps,
+                carry_embeddings,
+                config.embedding_link,
+                config.embedding_rng,
+            )
         self._pool_of: list[PoolConfig] = []
         self.roles = Roles(config.disaggregation)
         self._splitter.released = self._over
@@ -117,9 +132,17 @@ class Front(Generic[S]):
             self.servers.append(server)
             self._live.append(Live(server))
 
+    def join_encoder(self, pool: PoolConfig, encoder: Encoder) -> None:
+        """An encoder of *pool*; encoders come, and are numbered, after all replicas."""
+        self.roles.of[pool.role].append(encoder.number)
+        self._pool_of.append(pool)
+        self.encoders[encoder.number] = encoder
+        self._live.append(LiveEncoder(encoder))
+
     def open(self) -> None:
         """All replicas have joined."""
-        self._explainer = MissExplainer([pool.limits.block_size for pool in self._pool_of])
+        sizes = [pool.limits.block_size for pool in self._pool_of[: len(self.servers)]]
+        self._explainer = MissExplainer(sizes)
 
     # ---- a request's way ------------------------------------------------------------------------
 
@@ -135,6 +158,7 @@ class Front(Generic[S]):
             return
         self.roles.rebalance(self._time.now_ps, self)
         placement = self.config.disaggregation.place(request, self, self._route(request))
+        self._check_links(request, placement)
         pool = self._pool_of[placement.prefill]
         final = self._pool_of[placement.decode] if placement.decode is not None else pool
         reason = _refusal(request, pool) or _refusal(request, final)
@@ -148,14 +172,38 @@ class Front(Generic[S]):
         self.roles.placed(placement)
         record = RequestRecord(request.arrival_ps)
         record.prefill_replica = placement.prefill
-        if placement.decode is not None:
-            if self.config.kv_link is None:
-                raise InputError("a split request needs a link for its KV", where="links.kv")
-            self._splitter.split(request, call.output_tokens, chain, placement, pool, final, record)
+
+        def compute() -> None:
+            if placement.decode is not None:
+                self._splitter.split(
+                    request, call.output_tokens, chain, placement, pool, final, record
+                )
+                return
+            seq = Sequence(request, call.output_tokens, chain, pool.limits.max_model_len)
+            seq.record = record
+            self.servers[placement.prefill].submit(seq)
+
+        if placement.encode:
+            assert self._encodings is not None
+            self._encodings.begin(
+                request, placement, pool.embedding_bytes_per_token, record, compute
+            )
+        else:
+            compute()
+
+    def _check_links(self, request: Request, placement: Placement) -> None:
+        """What a placement needs must be there."""
+        if placement.decode is not None and self.config.kv_link is None:
+            raise InputError("a split request needs a link for its KV", where="links.kv")
+        if not placement.encode:
             return
-        seq = Sequence(request, call.output_tokens, chain, pool.limits.max_model_len)
-        seq.record = record
-        self.servers[placement.prefill].submit(seq)
+        if self.config.embedding_link is None:
+            raise InputError("encoders need a link for embeddings", where="links.embeddings")
+        if len(placement.encode) != len(request.items):
+            raise InputError(
+                f"the policy names {len(placement.encode)} encoders for {len(request.items)} images",
+                where="policies.disaggregation",
+            )
 
     def _refuse(self, request: Request, reason: str, answer: Answer) -> None:
         self.journal.refused(request, self._time.now_ps, reason)
@@ -214,7 +262,7 @@ class Front(Generic[S]):
             record.scheduled_ps = seq.scheduled_ps
         record.preemptions += seq.preemptions
         record.recomputed += seq.recomputed
-        record.transfer_bytes += seq.swapped_bytes
+        record.swapped_bytes += seq.swapped_bytes
         self._explainer.computed(number, seq, seq.known - 1)
         if self._splitter.prefilled(seq):
             return
@@ -231,13 +279,24 @@ class Front(Generic[S]):
 
     @property
     def travel_totals(self) -> dict[str, int]:
-        """Totals of a run in which transfers may fail or roles may change; nothing without."""
+        """Totals of a run with encoders, failing transfers or changing roles; nothing without."""
         totals, link = {}, self.config.kv_link
         if link is not None and link.failure:
             totals["failed_transfers"] = self._splitter.failed_transfers
         if self.roles.change:
             totals["role_switches"] = self.roles.switched
+        if self.encoders:
+            replicas = [encoder.replica for encoder in self.encoders.values()]
+            totals["encoded_tokens"] = sum(replica.encoded_tokens for replica in replicas)
+            totals["encoder_hit_tokens"] = sum(replica.hit_tokens for replica in replicas)
+        if self._encodings is not None and self._encodings.failed_transfers:
+            totals["failed_embeddings"] = self._encodings.failed_transfers
         return totals
+
+    @property
+    def encoding(self) -> bool:
+        """Whether prompts wait for embeddings."""
+        return self._encodings is not None and self._encodings.open > 0
 
     @property
     def open_requests(self) -> int:
@@ -283,6 +342,11 @@ class Front(Generic[S]):
         return self.roles.of["decode"]
 
     @property
+    def encode(self) -> Seq[ReplicaId]:
+        """Replicas that encode images and nothing else."""
+        return self.roles.of["encode"]
+
+    @property
     def now(self) -> Picoseconds:
         """The time."""
         return self._time.now_ps
@@ -306,8 +370,14 @@ class Front(Generic[S]):
         ]
 
     def prefix_hit_tokens(self, replica: ReplicaId, request: Request) -> int:
-        """Tokens of the prompt that the replica's index holds (routers follow KV events)."""
+        """Tokens of the prompt that the replica's index holds (routers follow KV events).
+
+        Of an encoder: tokens of its images whose output it holds.
+        """
         assert self._chain is not None
+        if replica in self.encoders:
+            cache = self.encoders[replica].replica.cache
+            return sum(item.tokens for item in request.items if cache.has(item.identifier))
         server = self.servers[replica]
         server.catch_up()
         pool = server.replica.pool

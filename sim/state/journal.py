@@ -49,7 +49,7 @@ class RequestRecord:
     scheduled_ps = -1
     misses = NO_MISSES
     hit_tokens = remote_tokens = 0
-    preemptions = recomputed = 0
+    preemptions = recomputed = swapped_bytes = 0
     transfer_bytes = transfer_ps = 0
 
     def __init__(self, arrival_ps: Picoseconds) -> None:
@@ -114,6 +114,7 @@ class Journal:
             record.recomputed,
             record.preemptions,
             record.transfer_bytes,
+            record.swapped_bytes,
             record.transfer_ps,
         )
 

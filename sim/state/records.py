@@ -48,6 +48,7 @@ REQUEST_COLUMNS: dict[str, str] = {
     "rounding_ps": "int64",
     "recomputed_tokens": "int64",  # tokens computed again after preemptions and failed transfers
     "preemptions": "int32",
+    "swapped_bytes": "int64",  # KV copied to host memory at preemptions, and back
     "transfer_bytes": "int64",  # KV moved over links for it
     "transfer_ps": "int64",  # time from the end of its prefill to the arrival of its KV
 }

@@ -228,7 +228,7 @@ class Workload:
             "finish_ps": [job.last for job in jobs],
             "preemptions": [job.preemptions for job in jobs],
             "recomputed_tokens": [job.recomputed for job in jobs],
-            "transfer_bytes": [job.moved * size for job in jobs],
+            "swapped_bytes": [job.moved * size for job in jobs],
         }
         for column, expected in columns.items():
             if out.requests[column].tolist() != expected:
