@@ -23,6 +23,10 @@ class Pools(Protocol):
     def prefill(self) -> Sequence[ReplicaId]: ...
     @property
     def decode(self) -> Sequence[ReplicaId]: ...
+    @property
+    def encode(self) -> Sequence[ReplicaId]:
+        """Replicas that encode images and nothing else."""
+
     def load(self, replica: ReplicaId) -> Routable:
         """What the replica last reported."""
 
@@ -54,11 +58,14 @@ class Placement(NamedTuple):
         prefill: replica that computes the prompt.
         decode: replica that gets the KV and answers; None: the same one.
         travel: how KV gets there.
+        encode: for each of the request's items the encoder that it goes to, None: it is encoded
+            where the prompt is computed; (): all of them are.
     """
 
     prefill: ReplicaId
     decode: ReplicaId | None
     travel: Travel = Travel()
+    encode: tuple[ReplicaId | None, ...] = ()
 
 
 class Switch(NamedTuple):
@@ -74,7 +81,11 @@ class Switch(NamedTuple):
 
 
 class Disaggregation(Protocol):
-    """Decides where prefill and decode of a request run."""
+    """Decides where prefill and decode of a request run.
+
+    One that sends images to encoders has an attribute ``encodes = True`` beside; others cannot be
+    used where a pool encodes.
+    """
 
     promise: ClassVar[Promise]
 

@@ -10,6 +10,7 @@ from ...policies.types import Picoseconds
 from ..state.config import ClusterConfig, OffloadLimits, PoolConfig
 from ..state.connector import Connector
 from ..state.content import Chains
+from ..state.encoding import Embeddings
 from ..state.front import Front
 from ..state.halves import split_connector
 from ..state.journal import Journal
@@ -24,6 +25,7 @@ from ..state.split import Pull
 from ..state.swap import swap_space
 from .clock import ARRIVAL, Clock
 from .config import Effort
+from .encoder import EncoderServer
 from .lockstep import Lockstep, Rank
 from .server import Server
 
@@ -49,13 +51,25 @@ class Cluster(Front[Server]):
         leap: bool,
         on_answer: Callable[[], None],
     ) -> None:
-        super().__init__(config, clock, journal, chains, self._carry, on_answer, self._later)
+        super().__init__(
+            config,
+            clock,
+            journal,
+            chains,
+            self._carry,
+            on_answer,
+            self._later,
+            self._carry_embeddings,
+        )
         self.clock, self._effort, self._future = clock, effort, future
         link = config.kv_link
         #: what carries KV between pools
         self.link = FifoLink(link.latency_ps, link.bytes_per_s) if link is not None else None
+        link = config.embedding_link
+        #: what carries embeddings from encoders
+        self.embedding_link = FifoLink(link.latency_ps, link.bytes_per_s) if link else None
         for pool in config.pools:
-            for _ in range(pool.replicas):
+            for _ in range(pool.replicas if pool.role != "encode" else 0):
                 first = len(self.servers)
                 if pool.ranks == 1:
                     self.join(pool, [self._server(Server, pool, first, leap)])
@@ -64,7 +78,22 @@ class Cluster(Front[Server]):
                 ranks = [self._server(Rank, pool, number, leap) for number in numbers]
                 Lockstep(clock, ranks, effort, leap=leap)
                 self.join(pool, ranks)
+        for pool in config.pools:
+            for _ in range(pool.replicas if pool.role == "encode" else 0):
+                number = len(self.servers) + len(self.encoders)
+                assert self._encodings is not None
+                encoder = EncoderServer(clock, number, pool, effort, self._encodings.encoded)
+                self.join_encoder(pool, encoder)
         self.open()
+
+    @property
+    def travel_totals(self) -> dict[str, int]:
+        """Those of every host, and what the link for embeddings carried."""
+        totals = super().travel_totals
+        if self.embedding_link is not None:
+            totals["embedding_link_bytes"] = self.embedding_link.carried_bytes
+            totals["embedding_link_busy_ps"] = self.embedding_link.busy_ps
+        return totals
 
     def _server(self, kind: type[S], pool: PoolConfig, number: int, leap: bool) -> S:
         eviction = pool.make_eviction()
@@ -122,6 +151,11 @@ class Cluster(Front[Server]):
     def _carry(self, pull: Pull, arrived: Callable[[], None]) -> None:
         assert self.link is not None
         arrival = self.link.send(self.clock.now_ps, pull.size_bytes, pull.before_bytes)
+        self.clock.at(arrival, ARRIVAL, lambda _: arrived())
+
+    def _carry_embeddings(self, part: Embeddings, arrived: Callable[[], None]) -> None:
+        assert self.embedding_link is not None
+        arrival = self.embedding_link.send(self.clock.now_ps, part.size_bytes)
         self.clock.at(arrival, ARRIVAL, lambda _: arrived())
 
     def _later(self, time_ps: Picoseconds, call: Callable[[], None]) -> None:

@@ -104,10 +104,11 @@ class PoolConfig:
         swap: room in host memory for the KV of preempted requests, for each scheduler of a
             replica; None: none.
         layers: of the model; KV may travel layer by layer.
+        embedding_bytes_per_token: of the vision tower's output; 0: it has none.
     """
 
     name: str
-    role: Literal["both", "prefill", "decode"]
+    role: Literal["both", "prefill", "decode", "encode"]
     replicas: int
     limits: EngineLimits
     cost: StepCost
@@ -120,6 +121,7 @@ class PoolConfig:
     offload: OffloadLimits | None = None
     swap: OffloadLimits | None = None
     layers: int = 1
+    embedding_bytes_per_token: int = 0
 
     def order_for(self, scheduler: Scheduler) -> Order | None:
         """The order of the line that *scheduler* fills steps from: its own, if it brings one."""
@@ -150,8 +152,10 @@ class ClusterConfig:
 
     Attributes:
         kv_link: between prefill and decode pools; needed where a placement splits a request.
+        embedding_link: from encoders; needed where a placement sends images to one.
         signal_age_ps: how often replicas report their load to the router; 0: it sees it live.
         link_rng: decides which transfers fail; needed where `kv_link` fails at all.
+        embedding_rng: the same for `embedding_link`.
     """
 
     pools: tuple[PoolConfig, ...]
@@ -160,6 +164,8 @@ class ClusterConfig:
     kv_link: LinkConfig | None = None
     signal_age_ps: Picoseconds = 0
     link_rng: Any = None
+    embedding_link: LinkConfig | None = None
+    embedding_rng: Any = None
 
 
 @dataclass(frozen=True, slots=True)

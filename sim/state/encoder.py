@@ -1,11 +1,23 @@
-"""Cache of multimodal encoder outputs (vLLM 0.33, `v1/core/encoder_cache_manager.py`)."""
+"""Cache of multimodal encoder outputs (vLLM 0.33, `v1/core/encoder_cache_manager.py`).
+
+Room for outputs that come from an encoder replica is reserved before they set out; they stay until
+the prompt is computed past them, whether or not its request is admitted meanwhile.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
-from ...policies.types import MultiModalItem
-from .sequence import Sequence
+from ...policies.types import MultiModalItem, Request
+
+
+class Holder(Protocol):
+    """Who refers to outputs: a sequence, or images on their way."""
+
+    id: int
+    request: Request
 
 
 class EncoderCache:
@@ -13,30 +25,37 @@ class EncoderCache:
 
     An entry that no request refers to stays until its space is needed; the one that was let go
     first leaves first.
+
+    Attributes:
+        on_room: called when entries were let go, or room that was reserved.
     """
 
     def __init__(self, size_tokens: int) -> None:
         self.size_tokens = size_tokens
+        self.on_room: Callable[[], None] | None = None
         self._free = self._freeable = size_tokens
-        self._holders: dict[int, set[int]] = {}  # identifier -> request ids
+        self._holders: dict[int, set[int]] = {}  # identifier -> keys of holders
         self._tokens: dict[int, int] = {}
-        #: request id -> indices of its items; let go in a set's order, as vLLM does (that of
-        #: integers is the same in every process)
+        #: key of a holder -> indices of its items; let go in a set's order, as vLLM does (that of
+        #: integers is the same in every process). The key is the request's id, and for what came
+        #: from an encoder ~id.
         self._items: dict[int, set[int]] = {}
+        self._came: dict[int, Request] = {}  # whose outputs came from an encoder, by key
         self._idle: OrderedDict[int, int] = OrderedDict()  # identifier -> tokens
         self._evicted: list[int] = []
 
-    def use(self, seq: Sequence, index: int) -> bool:
+    @property
+    def held_tokens(self) -> int:
+        """Tokens of entries that requests refer to, and those reserved."""
+        return self.size_tokens - self._freeable
+
+    def has(self, identifier: int) -> bool:
+        """Whether the output of this content is here."""
+        return identifier in self._holders
+
+    def use(self, seq: Holder, index: int) -> bool:
         """True when the item's output is here; *seq* then refers to it."""
-        identifier = seq.request.items[index].identifier
-        holders = self._holders.get(identifier)
-        if holders is None:
-            return False
-        if not holders:
-            self._freeable -= self._idle.pop(identifier)
-        holders.add(seq.id)
-        self._items.setdefault(seq.id, set()).add(index)
-        return True
+        return self._hold(seq.id, seq.request, index)
 
     def make_room(self, item: MultiModalItem, budget_tokens: int, planned_tokens: int) -> bool:
         """True when the item can be computed in this step; idle entries may leave for it.
@@ -48,16 +67,12 @@ class EncoderCache:
         if item.tokens > budget_tokens:
             return False
         need = item.tokens + planned_tokens
-        if need > self._free and need > self._freeable:
+        if need > self._free and need > self._freeable and not self._give_way(need):
             return False
-        while need > self._free:
-            identifier, tokens = self._idle.popitem(last=False)
-            del self._holders[identifier], self._tokens[identifier]
-            self._evicted.append(identifier)
-            self._free += tokens
+        self._evict(need)
         return True
 
-    def store(self, seq: Sequence, index: int) -> None:
+    def store(self, seq: Holder, index: int) -> None:
         """The item is computed in this step; `make_room` said yes."""
         item = seq.request.items[index]
         self._holders.setdefault(item.identifier, set()).add(seq.id)
@@ -66,36 +81,145 @@ class EncoderCache:
         self._free -= item.tokens
         self._freeable -= item.tokens
 
-    def holds(self, seq: Sequence) -> bool:
+    def holds(self, seq: Holder) -> bool:
         """Whether *seq* refers to any entry."""
-        return seq.id in self._items
+        return seq.id in self._items or ~seq.id in self._items
 
-    def release_passed(self, seq: Sequence, computed_tokens: int) -> None:
+    def release_passed(self, seq: Holder, computed_tokens: int) -> None:
         """Let go of items whose positions are all in KV."""
-        for index in list(self._items.get(seq.id, ())):
-            item = seq.request.items[index]
-            if item.offset + item.tokens <= computed_tokens:
-                self._release(seq, index)
+        for key in (seq.id, ~seq.id):
+            for index in list(self._items.get(key, ())):
+                item = seq.request.items[index]
+                if item.offset + item.tokens <= computed_tokens:
+                    self._release(key, seq.request, index)
 
-    def release(self, seq: Sequence) -> None:
-        """Let go of everything *seq* refers to."""
-        for index in list(self._items.get(seq.id, ())):
-            self._release(seq, index)
+    def release(self, seq: Holder) -> None:
+        """Let go of everything *seq* refers to, but what came from an encoder for its prompt."""
+        self._release_key(seq.id, seq.request)
 
-    def _release(self, seq: Sequence, index: int) -> None:
-        held, items = self._items[seq.id], seq.request.items
+    def release_all(self, seq: Holder) -> None:
+        """Let go of everything *seq* refers to: it has ended."""
+        self._release_key(seq.id, seq.request)
+        self._release_key(~seq.id, seq.request)
+
+    def let_go(self, seq: Holder, index: int) -> None:
+        """Let go of one item that *seq* refers to."""
+        self._release(seq.id, seq.request, index)
+
+    # ---- from an encoder replica ----------------------------------------------------------------
+
+    def reserve(self, request: Request, indices: Iterable[int]) -> list[int] | None:
+        """Hold what is here of these items for *request*, and room for the others.
+
+        Returns:
+            The items that have to come, equal ones once; None: there is no room, nothing is held.
+        """
+        coming: dict[int, int] = {}  # identifier -> its first item
+        here = []
+        for index in indices:
+            item = request.items[index]
+            if item.identifier in self._holders:
+                here.append(index)
+            else:
+                coming.setdefault(item.identifier, index)
+        idle = {request.items[i].identifier for i in here} & self._idle.keys()
+        need = sum(request.items[index].tokens for index in coming.values())
+        if need > self._freeable - sum(self._tokens[identifier] for identifier in idle):
+            return None
+        for index in here:
+            self._hold(~request.id, request, index)
+        self._evict(need)
+        self._free -= need
+        self._freeable -= need
+        return list(coming.values())
+
+    def arrive(self, request: Request, index: int, indices: Iterable[int]) -> None:
+        """The output of item *index* is here, in the room that was reserved for it.
+
+        Args:
+            indices: the items of *request* that go to encoders; equal ones are held with it.
+        """
+        item = request.items[index]
+        came_first = item.identifier in self._holders  # that of another request, or made here
+        if not came_first:
+            self._holders[item.identifier] = {~request.id}
+            self._tokens[item.identifier] = item.tokens
+        for other in indices:
+            if request.items[other].identifier == item.identifier:
+                self._hold(~request.id, request, other)
+        if came_first:
+            self.unreserve(request, index)
+
+    def unreserve(self, request: Request, index: int) -> None:
+        """Item *index* does not come, or need not: its room is free again."""
+        tokens = request.items[index].tokens
+        self._free += tokens
+        self._freeable += tokens
+        self._tell_room()
+
+    # ---- entries --------------------------------------------------------------------------------
+
+    def _hold(self, key: int, request: Request, index: int) -> bool:
+        identifier = request.items[index].identifier
+        holders = self._holders.get(identifier)
+        if holders is None:
+            return False
+        if not holders:
+            self._freeable -= self._idle.pop(identifier)
+        holders.add(key)
+        self._items.setdefault(key, set()).add(index)
+        if key < 0:
+            self._came[key] = request
+        return True
+
+    def _give_way(self, need_tokens: int) -> bool:
+        """Let go of what came for other prompts, the latest first, for one that is computed now.
+
+        Those wait in line behind it, so that it would never find room; they are encoded here.
+        """
+        came = sum(self._tokens[i] for i, holders in self._holders.items() if _all_came(holders))
+        if need_tokens > self._freeable + came:
+            return False
+        on_room, self.on_room = self.on_room, None  # the room is for this one
+        for key in list(reversed(self._came)):
+            if need_tokens <= self._freeable:
+                break
+            self._release_key(key, self._came[key])
+        self.on_room = on_room
+        return True
+
+    def _release_key(self, key: int, request: Request) -> None:
+        for index in list(self._items.get(key, ())):
+            self._release(key, request, index)
+
+    def _evict(self, need_tokens: int) -> None:
+        """Let idle entries leave until so many tokens are free."""
+        while need_tokens > self._free:
+            identifier, tokens = self._idle.popitem(last=False)
+            del self._holders[identifier], self._tokens[identifier]
+            self._evicted.append(identifier)
+            self._free += tokens
+
+    def _release(self, key: int, request: Request, index: int) -> None:
+        held, items = self._items[key], request.items
         held.discard(index)
         identifier = items[index].identifier
         still = any(items[other].identifier == identifier for other in held)
         if not held:
-            del self._items[seq.id]
+            del self._items[key]
+            self._came.pop(key, None)
         holders = self._holders.get(identifier)
         if still or not holders:
             return
-        holders.discard(seq.id)
+        holders.discard(key)
         if not holders:
             self._idle[identifier] = self._tokens[identifier]
             self._freeable += self._tokens[identifier]
+            self._tell_room()
+
+    def _tell_room(self) -> None:
+        if self.on_room is not None:
+            self.on_room()
 
     @property
     def evicting(self) -> bool:
@@ -107,3 +231,8 @@ class EncoderCache:
         evicted = [i for i in self._evicted if i not in self._holders]
         self._evicted.clear()
         return evicted
+
+
+def _all_came(holders: set[int]) -> bool:
+    """Whether an entry is held, and by keys of what came from an encoder alone."""
+    return bool(holders) and max(holders) < 0

@@ -71,7 +71,8 @@ class Front(Generic[S]):
         carry: moves the KV of split requests.
         on_answer: called when a request has ended, before its client hears of it.
         later: calls back during steps; None where the host cannot, and no transfer overlaps.
-        carry_embeddings: moves the embeddings of images; None where the host has no encoders.
+        carry_embeddings: moves the embeddings of images, and needs *later*; None where the host
+            has no encoders.
     """
 
     def __init__(
@@ -100,12 +101,17 @@ class Front(Generic[S]):
         )
         self.encoders: dict[ReplicaId, Encoder] = {}
         self._encodings: Encodings | None = None
-        if carry_embeddings is not None:
+        if carry_embeddings is not None and later is not None:
+
+            def soon(call: Callable[[], None]) -> None:
+                later(clock.now_ps, call)
+
             self._encodings = Encodings(
                 self.encoders,
                 lambda number: self.servers[number].replica.encoder,
                 lambda: clock.now_ps,
                 carry_embeddings,
+                soon,
                 config.embedding_link,
                 config.embedding_rng,
             )

@@ -73,7 +73,7 @@ class Host(Generic[S]):
     ) -> None:
         self._alarm, self._front, self._arrivals = clock, front, arrivals
         self._limits, self._start = limits, start
-        self._sampler = Sampler(clock, front.servers, front.journal)
+        self._sampler = Sampler(clock, front.servers, front.journal, lambda: front.encoding)
         self._age, self._reporting = front.config.signal_age_ps, False
         self._arrival: Arrival | None = None
 
@@ -135,6 +135,14 @@ class Host(Generic[S]):
                     f"replica {server.number} leaked KV: {replica.pool.total - replica.pool.free} "
                     f"of {replica.pool.total} blocks are held with nothing running"
                 )
+        caches = [(one.number, one.replica.encoder) for one in self._front.servers]
+        caches += [(one.number, one.replica.cache) for one in self._front.encoders.values()]
+        for number, cache in caches:
+            if idle and cache.held_tokens:
+                raise InfersimError(
+                    f"replica {number} leaked encoder outputs: {cache.held_tokens} tokens are held "
+                    "with nothing running"
+                )
             kept = replica.swap.check() if replica.swap is not None else 0
             if idle and kept:
                 raise InfersimError(
@@ -156,20 +164,21 @@ class Host(Generic[S]):
             )
         self.check_books(idle=True)
         servers, journal = front.servers, front.journal
+        busy = [*servers, *front.encoders.values()]
         totals = {
             "steps": steps,
             "preemptions": journal.preemptions,
             "evicted_blocks": sum(server.replica.pool.evicted for server in servers),
             "kv_blocks": sum(server.replica.pool.total for server in servers),
-            "replicas": len(servers),
-            "busy_ps": sum(server.busy_ps for server in servers),
-            "simulated_ps": max((server.last_end for server in servers), default=0),
+            "replicas": len(busy),
+            "busy_ps": sum(one.busy_ps for one in busy),
+            "simulated_ps": max((one.last_end for one in busy), default=0),
             "link_bytes": link_bytes,
             "link_busy_ps": link_busy_ps,
             **front.travel_totals,
             **offloaded(front.offloads),
             **swapped(server.replica.swap for server in servers),
-            **time_by_grade(server.ledger for server in servers),
+            **time_by_grade(one.ledger for one in busy),
         }
         return Played(
             journal.requests.arrays(sort_by=0), journal.series.arrays(), front.gaps, totals

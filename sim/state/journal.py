@@ -51,6 +51,7 @@ class RequestRecord:
     hit_tokens = remote_tokens = 0
     preemptions = recomputed = swapped_bytes = 0
     transfer_bytes = transfer_ps = 0
+    embedding_bytes = encode_ps = 0
 
     def __init__(self, arrival_ps: Picoseconds) -> None:
         self.arrival_ps = arrival_ps
@@ -113,17 +114,30 @@ class Journal:
             *misses.cost_ps,
             record.recomputed,
             record.preemptions,
-            record.transfer_bytes,
             record.swapped_bytes,
+            record.transfer_bytes,
             record.transfer_ps,
+            record.embedding_bytes,
+            record.encode_ps,
         )
 
 
 class Sampler:
-    """Reads every replica at equal intervals; halves its rate when it has too many samples."""
+    """Reads every replica at equal intervals; halves its rate when it has too many samples.
 
-    def __init__(self, clock: Timer, servers: Seq[Sampled], journal: Journal) -> None:
+    Args:
+        encoding: whether prompts wait for embeddings, so that no replica has them.
+    """
+
+    def __init__(
+        self,
+        clock: Timer,
+        servers: Seq[Sampled],
+        journal: Journal,
+        encoding: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._clock, self._servers, self._journal = clock, servers, journal
+        self._encoding = encoding
         self._interval_ps: Picoseconds = PS_PER_S // 8
         self._samples = 0
         self._awake = False
@@ -140,7 +154,7 @@ class Sampler:
 
     def _sample(self, callback: object) -> None:
         series, now = self._journal.series, self._clock.now_ps
-        busy = False
+        busy = self._encoding()
         for server in self._servers:
             replica = server.replica
             held, idle = server.kv_now()

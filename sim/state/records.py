@@ -51,6 +51,8 @@ REQUEST_COLUMNS: dict[str, str] = {
     "swapped_bytes": "int64",  # KV copied to host memory at preemptions, and back
     "transfer_bytes": "int64",  # KV moved over links for it
     "transfer_ps": "int64",  # time from the end of its prefill to the arrival of its KV
+    "embedding_bytes": "int64",  # encoder outputs moved over links for it
+    "encode_ps": "int64",  # time from its arrival to that of its encoders' outputs at the prefill
 }
 
 #: series.parquet: one row a sample and replica

@@ -562,7 +562,7 @@ class Replica:
         if self.connector is not None and self.connector.finished(seq):
             self.sending[seq] = None
             keep_blocks = True
-        self.encoder.release(seq)
+        self.encoder.release_all(seq)
         if self.swap is not None:
             self.swap.drop(seq)
         if not keep_blocks:

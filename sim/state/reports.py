@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...policies.types import Picoseconds, ReplicaId
 
 if TYPE_CHECKING:
+    from .encoding import Encoder
     from .front import Served, Timed
 
 
@@ -33,6 +34,32 @@ class Live:
     def kv_used(self) -> float:
         """Share of KV blocks that requests hold."""
         return self._server.kv_now()[0] / self._server.replica.pool.total
+
+
+class LiveEncoder:
+    """An encoder as it is at the moment of reading (`policies.types.Routable`), in images."""
+
+    age_ps = 0
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._replica = encoder.replica
+        self.id = encoder.number
+
+    @property
+    def waiting(self) -> int:
+        """Images in line."""
+        return len(self._replica.line)
+
+    @property
+    def running(self) -> int:
+        """Images in the step under way."""
+        return len(self._replica.computing)
+
+    @property
+    def kv_used(self) -> float:
+        """Share of its cache that outputs hold which were not sent yet."""
+        cache = self._replica.cache
+        return cache.held_tokens / cache.size_tokens
 
 
 class Report(NamedTuple):

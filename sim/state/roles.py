@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from ...policies.disaggregation.base import Disaggregation, Placement, Pools, Switch
 from ...policies.errors import InputError
 from ...policies.types import Picoseconds, ReplicaId
 
-Role: TypeAlias = Literal["both", "prefill", "decode"]
+Role: TypeAlias = Literal["both", "prefill", "decode", "encode"]
 
 
 class Roles:
@@ -24,7 +24,7 @@ class Roles:
     """
 
     def __init__(self, policy: Disaggregation) -> None:
-        self.of: dict[Role, list[ReplicaId]] = {"both": [], "prefill": [], "decode": []}
+        self.of: dict[Role, list[ReplicaId]] = {role: [] for role in get_args(Role)}
         self.switched = 0
         self._rebalance: Any = getattr(policy, "rebalance", None)
         self._serving: Counter[ReplicaId] = Counter()  # requests, or halves of requests

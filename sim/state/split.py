@@ -146,7 +146,7 @@ class Splitter:
                 )
             self._overlapping += 1
         if self._link is not None and self._link.failure:
-            flow.failing = _failing(self._link, self._rng.random())
+            flow.failing = failing(self._link, self._rng.random())
             flow.retries = self._link.retries
         self.flows[request.id] = flow
         if placement.travel.push:
@@ -304,7 +304,7 @@ class Splitter:
         self.released(flow.prefill)
 
 
-def _failing(link: LinkConfig, draw: float) -> int:
+def failing(link: LinkConfig, draw: float) -> int:
     """How many attempts fail in a row; *draw* is one number from 0 to 1 for all of them."""
     attempts, chance = 0, link.failure
     while draw < chance and attempts <= link.retries:
