@@ -39,6 +39,14 @@ class Eviction:
         """
         return None
 
+    def cuts(self, request: Request) -> tuple[int, ...]:
+        """Positions in the prompt, in tokens, where a radix tree is to end a node.
+
+        What lies before and behind such a position can then leave apart. None by default: a tree
+        cuts where prompts part. A hash chain has no need of it.
+        """
+        return ()
+
     def attach(self, future: NextUse) -> None:
         """Hear the future, before the run. Called only if the class promises `oracle`.
 

@@ -20,10 +20,10 @@ class ModalityAware(QueuedEviction):
     """Two pools: images, clips and sounds have a share of the cache, text has the rest.
 
     The pool that is over its share gives first, its least recently used block; where that pool
-    has nothing that may go, the other gives. So a share is a quota only while both want more. A
-    unit belongs to what most of its tokens stand for, half and half to the media; a leaf of a
-    radix tree that spans an image and the question behind it is one unit until another question
-    is asked. Partitioning by quota as in any partitioned cache; no serving engine is its model.
+    has nothing that may go, the other gives. Shares are of what is cached when room is made: what
+    is taken and not yet indexed is nobody's. A unit belongs to what most of its tokens stand for,
+    half and half to the media. Partitioning by quota as in any partitioned cache; no serving
+    engine is its model.
 
     Attributes:
         media_share: share of the cached KV that is the media's, above 0 and below 1.
@@ -44,6 +44,11 @@ class ModalityAware(QueuedEviction):
             raise InputError(
                 f"media_share of modality-aware must be between 0 and 1, found {share!r}"
             )
+
+    def cuts(self, request: Request) -> tuple[int, ...]:
+        return tuple(
+            at for item in request.items for at in (item.offset, item.offset + item.tokens)
+        )
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         return (_pool(block),)

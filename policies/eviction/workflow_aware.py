@@ -134,6 +134,9 @@ class WorkflowAware(QueuedEviction):
                 f"forget_s of workflow-aware ({self.forget_s!r}) must be a finite number above 0"
             )
 
+    def cuts(self, request: Request) -> tuple[int, ...]:
+        return () if request.workflow is None else (request.workflow.fixed_tokens,)
+
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         self._now = max(self._now, now)
         self._forget()

@@ -9,8 +9,8 @@
 ``folders``
     what relative paths are searched in, in this order.
 ``context_tokens``
-    the longest context that the cluster serves, for workloads that respect it (chat, agent);
-    None when there is no such limit.
+    the longest context that the cluster serves, for workloads that respect it (chat, agent,
+    workflow); None when there is no such limit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from .agent.spec import AgentSpec
 from .chat import ChatSpec
 from .open_loop import OpenLoopSpec
 from .trace import TraceSpec
+from .workflow import WorkflowSpec
 
 WorkloadSpec = Annotated[
-    OpenLoopSpec | ChatSpec | AgentSpec | TraceSpec, Field(discriminator="kind")
+    OpenLoopSpec | ChatSpec | AgentSpec | WorkflowSpec | TraceSpec, Field(discriminator="kind")
 ]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 from ....policies.eviction.base import Eviction, Key
-from ....policies.eviction.queues import next_to_leave
-from ....policies.types import CachedBlock, Picoseconds
+from ....policies.types import Picoseconds
 
 U = TypeVar("U")
 
@@ -49,6 +48,10 @@ class IdleOrder(Generic[U]):
             self._heap = [(k, n, u) for u, (k, n) in live.items()]
             heapify(self._heap)
 
+    def add_alike(self, units: Sequence[U], key: Key) -> None:
+        """Different units became idle, in this order, all with one key."""
+        self.add_all([(unit, key) for unit in units])
+
     def _await_turn(self, unit: U, key: Key, count: int) -> None:
         assert self._next_key is not None
         turn = self._next_key(key)
@@ -58,6 +61,11 @@ class IdleOrder(Generic[U]):
     def remove(self, unit: U) -> None:
         """*unit* is held again, or gone."""
         del self._live[unit]
+
+    def remove_all(self, units: Iterable[U]) -> None:
+        """Units are held again, or gone."""
+        for unit in units:
+            del self._live[unit]
 
     def pop(self, now: Picoseconds) -> U:
         """Take the unit that leaves first."""
@@ -76,80 +84,5 @@ class IdleOrder(Generic[U]):
 
     def units(self) -> list[U]:
         """All idle units, the first to leave first."""
-        entries = [(key, count, unit) for unit, (key, count) in self._live.items()]
-        return [unit for _, _, unit in sorted(entries, key=lambda e: e[:2])]
-
-
-class QueuedOrder(Generic[U]):
-    """Idle units in the queues of a policy that chooses between them (`QueuedEviction`).
-
-    Args:
-        eviction: chooses.
-        cached: what the policy may know of a unit.
-    """
-
-    def __init__(self, eviction: Eviction, cached: Callable[[U], CachedBlock]) -> None:
-        self._eviction, self._cached = eviction, cached
-        self._heaps: dict[int, list[tuple[Key, int, U]]] = {}
-        self._live: dict[U, tuple[Key, int]] = {}
-        self._lengths: dict[int, int] = {}
-        self._count = 0
-
-    def __len__(self) -> int:
-        return len(self._live)
-
-    def add_all(self, units: list[tuple[U, Key]]) -> None:
-        """Units became idle, in this order, each with its key."""
-        for unit, key in units:
-            self.put(unit, key)
-
-    def put(self, unit: U, key: Key) -> None:
-        """Add a unit behind those with equal keys."""
-        queue = key[0]
-        self._count += 1
-        self._live[unit] = (key, self._count)
-        self._lengths[queue] = self._lengths.get(queue, 0) + 1
-        heap = self._heaps.setdefault(queue, [])
-        heappush(heap, (key, self._count, unit))
-        if len(heap) > 2 * self._lengths[queue] + 64:
-            heap[:] = [entry for entry in heap if self._live.get(entry[2]) == entry[:2]]
-            heapify(heap)
-
-    def remove(self, unit: U) -> None:
-        """*unit* is held again, or gone."""
-        key, _ = self._live.pop(unit)
-        self._lengths[key[0]] -= 1
-
-    def length(self, queue: int) -> int:
-        """How many units the queue holds."""
-        return self._lengths.get(queue, 0)
-
-    def head(self, queue: int) -> CachedBlock:
-        """The unit of a queue that is not empty with the smallest key."""
-        return self._cached(self._first(queue)[2])
-
-    def place(self, queue: int) -> tuple[Key, int]:
-        """Where the head of a queue that is not empty would stand if all queues were one."""
-        key, count, _ = self._first(queue)
-        return key[1:], count
-
-    def take(self, queue: int) -> tuple[U, CachedBlock, Key]:
-        """Remove the head of a queue."""
-        key, _, unit = self._first(queue)
-        self.remove(unit)
-        return unit, self._cached(unit), key
-
-    def _first(self, queue: int) -> tuple[Key, int, U]:
-        heap = self._heaps[queue]
-        while self._live.get(heap[0][2]) != heap[0][:2]:
-            heappop(heap)
-        return heap[0]
-
-    def pop(self, now: Picoseconds) -> U:
-        """Take the unit that the policy gives up."""
-        return next_to_leave(self._eviction, self)
-
-    def units(self) -> list[U]:
-        """All idle units, queue by queue; which queue is next is the policy's to say then."""
         entries = [(key, count, unit) for unit, (key, count) in self._live.items()]
         return [unit for _, _, unit in sorted(entries, key=lambda e: e[:2])]

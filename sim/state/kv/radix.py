@@ -15,7 +15,8 @@ from ....policies.errors import InfersimError
 from ....policies.eviction.base import Eviction, Key
 from ....policies.types import Picoseconds, Promise, Request
 from ..content import Chain
-from .idle import IdleOrder, QueuedOrder
+from .fixed import QueuedOrder
+from .idle import IdleOrder
 from .tree import Node, Slots
 
 _STAMP = 1 << 24  #: ticks are this far apart, so that a path is stamped leaf newest

@@ -48,6 +48,7 @@ class RadixPool:
     ) -> None:
         self.total, self.block_size, self.caching = blocks, block_size, caching
         self.index = RadixIndex(block_size, eviction)
+        self._eviction = eviction
         self.evicted = 0
         #: keys that turn with time are looked at step by step
         self.lazy = not ids and not eviction.promise.dynamic
@@ -174,6 +175,10 @@ class RadixPool:
             index.insert(
                 seq.chain, prompt, slots[:prompt], importance=importance + 1, inserted=prompt
             )
+        for tokens in self._eviction.cuts(seq.request):
+            end = tokens // self.block_size
+            if 0 < end < blocks:
+                index.insert(seq.chain, end, slots[:end], importance=importance, inserted=end)
         index.lock(found.node)
         if seq.node is not None:
             index.unlock(seq.node)

@@ -1,0 +1,234 @@
+"""Idle cached units in an order of eviction that never turns."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import repeat
+from typing import Generic, TypeAlias, TypeVar
+
+from ....policies.eviction.base import Eviction, Key
+from ....policies.eviction.queues import next_to_leave
+from ....policies.types import CachedBlock, Picoseconds
+
+U = TypeVar("U")
+
+#: when it was added, and the unit
+_Entry: TypeAlias = tuple[int, U]
+
+
+class FixedOrder(Generic[U]):
+    """`IdleOrder` for keys that never turn: a heap of the different keys, and a line behind each.
+
+    Most policies know few keys at a time, and a request's blocks share them. Entries of units that
+    were removed stay until they surface, are replaced or outnumber the live ones. A line of one
+    is that entry, not a deque: keys that tell all units apart cost no more than a heap.
+    """
+
+    def __init__(self) -> None:
+        self._live: dict[U, int] = {}  # unit -> when it was added; other entries are void
+        self._lines: dict[Key, _Entry[U] | deque[_Entry[U]]] = {}
+        self._keys: list[Key] = []  # a heap: every key of a line, once
+        self._count = 0
+        self._entries = 0
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def add(self, unit: U, key: Key) -> None:
+        """*unit* became idle."""
+        lines, live = self._lines, self._live
+        self._count += 1
+        live[unit] = self._count
+        entry = (self._count, unit)
+        line = lines.get(key)
+        if line is None:
+            lines[key] = entry
+            heappush(self._keys, key)
+        elif type(line) is not tuple:
+            line.append(entry)  # type: ignore[union-attr]
+        elif live.get(line[1]) == line[0]:
+            lines[key] = deque((line, entry))
+        else:
+            lines[key] = entry
+            return
+        self._entries += 1
+        if self._entries > 2 * len(live) + 64:
+            self._compact()
+
+    def add_all(self, units: Iterable[tuple[U, Key]]) -> None:
+        """Units became idle, in this order, each with its key."""
+        for unit, key in units:
+            self.add(unit, key)
+
+    def add_alike(self, units: Sequence[U], key: Key) -> None:
+        """Different units became idle, in this order, all with one key."""
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = deque()
+            heappush(self._keys, key)
+        elif isinstance(line, tuple):
+            line = self._lines[key] = deque((line,))
+        self._count += 1
+        self._live.update(zip(units, repeat(self._count)))
+        line.extend(zip(repeat(self._count), units))
+        self._entries += len(units)
+        if self._entries > 2 * len(self._live) + 64:
+            self._compact()
+
+    def _compact(self) -> None:
+        live = self._live
+        lines: dict[Key, _Entry[U] | deque[_Entry[U]]] = {}
+        for key, line in self._lines.items():
+            entries = (line,) if isinstance(line, tuple) else line
+            valid = deque(entry for entry in entries if live.get(entry[1]) == entry[0])
+            if valid:
+                lines[key] = valid if len(valid) > 1 else valid[0]
+        self._lines, self._entries = lines, len(live)
+        self._keys = list(lines)
+        heapify(self._keys)
+
+    def remove(self, unit: U) -> None:
+        """*unit* is held again, or gone."""
+        del self._live[unit]
+
+    def remove_all(self, units: Iterable[U]) -> None:
+        """Units are held again, or gone."""
+        live = self._live
+        for unit in units:
+            del live[unit]
+
+    def first(self) -> tuple[U, Key]:
+        """The unit that leaves first, and its key; there must be one."""
+        keys, lines, live = self._keys, self._lines, self._live
+        while True:
+            key = keys[0]
+            line = lines[key]
+            if isinstance(line, tuple):
+                if live.get(line[1]) == line[0]:
+                    return line[1], key
+                self._entries -= 1
+            else:
+                while line:
+                    count, unit = line[0]
+                    if live.get(unit) == count:
+                        return unit, key
+                    line.popleft()
+                    self._entries -= 1
+            heappop(keys)
+            del lines[key]
+
+    def pop(self, now: Picoseconds = 0) -> U:
+        """Take the unit that leaves first."""
+        return self.pop_all(1)[0]
+
+    def pop_all(self, units: int) -> list[U]:
+        """Take so many units, the first to leave first."""
+        out: list[U] = []
+        keys, lines, live = self._keys, self._lines, self._live
+        while len(out) < units:
+            key = keys[0]
+            line = lines[key]
+            if isinstance(line, tuple):
+                self._entries -= 1
+                heappop(keys)
+                del lines[key]
+                count, unit = line
+                if live.get(unit) == count:
+                    del live[unit]
+                    out.append(unit)
+                continue
+            before = len(line)
+            while line and len(out) < units:
+                count, unit = line.popleft()
+                if live.get(unit) == count:
+                    del live[unit]
+                    out.append(unit)
+            self._entries -= before - len(line)
+            if not line:
+                heappop(keys)
+                del lines[key]
+        return out
+
+    def units(self) -> list[U]:
+        """All idle units, the first to leave first."""
+        found: list[U] = []
+        for key in sorted(self._lines):
+            line = self._lines[key]
+            for count, unit in (line,) if isinstance(line, tuple) else line:
+                if self._live.get(unit) == count:
+                    found.append(unit)
+        return found
+
+
+class QueuedOrder(Generic[U]):
+    """Idle units in the queues of a policy that chooses between them (`QueuedEviction`).
+
+    Args:
+        eviction: chooses.
+        cached: what the policy may know of a unit.
+    """
+
+    def __init__(self, eviction: Eviction, cached: Callable[[U], CachedBlock]) -> None:
+        self._eviction, self._cached = eviction, cached
+        self._queues: dict[int, FixedOrder[U]] = {}
+        self._where: dict[U, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def add_all(self, units: Iterable[tuple[U, Key]]) -> None:
+        """Units became idle, in this order, each with its key."""
+        for unit, key in units:
+            self.put(unit, key)
+
+    def add_alike(self, units: Sequence[U], key: Key) -> None:
+        """Different units became idle, in this order, all with one key."""
+        self._where.update(zip(units, repeat(key[0])))
+        self._queue(key[0]).add_alike(units, key)
+
+    def put(self, unit: U, key: Key) -> None:
+        """Add a unit behind those with equal keys."""
+        queue = self._where[unit] = key[0]
+        self._queue(queue).add(unit, key)
+
+    def _queue(self, number: int) -> FixedOrder[U]:
+        found = self._queues.get(number)
+        if found is None:
+            found = self._queues[number] = FixedOrder()
+        return found
+
+    def remove(self, unit: U) -> None:
+        """*unit* is held again, or gone."""
+        self._queues[self._where.pop(unit)].remove(unit)
+
+    def remove_all(self, units: Iterable[U]) -> None:
+        """Units are held again, or gone."""
+        for unit in units:
+            self.remove(unit)
+
+    def length(self, queue: int) -> int:
+        """How many units the queue holds."""
+        found = self._queues.get(queue)
+        return 0 if found is None else len(found)
+
+    def head(self, queue: int) -> CachedBlock:
+        """The unit of a queue that is not empty with the smallest key."""
+        return self._cached(self._queues[queue].first()[0])
+
+    def take(self, queue: int) -> tuple[U, CachedBlock, Key]:
+        """Remove the head of a queue."""
+        order = self._queues[queue]
+        unit, key = order.first()
+        order.remove(unit)
+        del self._where[unit]
+        return unit, self._cached(unit), key
+
+    def pop(self, now: Picoseconds) -> U:
+        """Take the unit that the policy gives up."""
+        return next_to_leave(self._eviction, self)
+
+    def units(self) -> list[U]:
+        """All idle units, queue by queue; which queue is next is the policy's to say then."""
+        return [unit for number in sorted(self._queues) for unit in self._queues[number].units()]
