@@ -24,13 +24,16 @@ class FixedOrder(Generic[U]):
     Most policies know few keys at a time, and a request's blocks share them. Entries of units that
     were removed stay until they surface, are replaced or outnumber the live ones. A line of one
     is that entry, not a deque: keys that tell all units apart cost no more than a heap.
+
+    Attributes:
+        count: additions so far. Several orders that are given one count know who was first.
     """
 
     def __init__(self) -> None:
         self._live: dict[U, int] = {}  # unit -> when it was added; other entries are void
         self._lines: dict[Key, _Entry[U] | deque[_Entry[U]]] = {}
         self._keys: list[Key] = []  # a heap: every key of a line, once
-        self._count = 0
+        self.count = 0
         self._entries = 0
 
     def __len__(self) -> int:
@@ -39,9 +42,9 @@ class FixedOrder(Generic[U]):
     def add(self, unit: U, key: Key) -> None:
         """*unit* became idle."""
         lines, live = self._lines, self._live
-        self._count += 1
-        live[unit] = self._count
-        entry = (self._count, unit)
+        self.count += 1
+        live[unit] = self.count
+        entry = (self.count, unit)
         line = lines.get(key)
         if line is None:
             lines[key] = entry
@@ -70,9 +73,9 @@ class FixedOrder(Generic[U]):
             heappush(self._keys, key)
         elif isinstance(line, tuple):
             line = self._lines[key] = deque((line,))
-        self._count += 1
-        self._live.update(zip(units, repeat(self._count)))
-        line.extend(zip(repeat(self._count), units))
+        self.count += 1
+        self._live.update(zip(units, repeat(self.count)))
+        line.extend(zip(repeat(self.count), units))
         self._entries += len(units)
         if self._entries > 2 * len(self._live) + 64:
             self._compact()
@@ -118,6 +121,10 @@ class FixedOrder(Generic[U]):
                     self._entries -= 1
             heappop(keys)
             del lines[key]
+
+    def added(self, unit: U) -> int:
+        """The `count` of the addition of an idle unit."""
+        return self._live[unit]
 
     def pop(self, now: Picoseconds = 0) -> U:
         """Take the unit that leaves first."""
@@ -174,6 +181,7 @@ class QueuedOrder(Generic[U]):
         self._eviction, self._cached = eviction, cached
         self._queues: dict[int, FixedOrder[U]] = {}
         self._where: dict[U, int] = {}
+        self._count = 0  # additions to all queues
 
     def __len__(self) -> int:
         return len(self._where)
@@ -186,12 +194,18 @@ class QueuedOrder(Generic[U]):
     def add_alike(self, units: Sequence[U], key: Key) -> None:
         """Different units became idle, in this order, all with one key."""
         self._where.update(zip(units, repeat(key[0])))
-        self._queue(key[0]).add_alike(units, key)
+        order = self._queue(key[0])
+        order.count = self._count
+        order.add_alike(units, key)
+        self._count = order.count
 
     def put(self, unit: U, key: Key) -> None:
         """Add a unit behind those with equal keys."""
         queue = self._where[unit] = key[0]
-        self._queue(queue).add(unit, key)
+        order = self._queue(queue)
+        order.count = self._count
+        order.add(unit, key)
+        self._count = order.count
 
     def _queue(self, number: int) -> FixedOrder[U]:
         found = self._queues.get(number)
@@ -216,6 +230,12 @@ class QueuedOrder(Generic[U]):
     def head(self, queue: int) -> CachedBlock:
         """The unit of a queue that is not empty with the smallest key."""
         return self._cached(self._queues[queue].first()[0])
+
+    def place(self, queue: int) -> tuple[Key, int]:
+        """Where the head of a queue that is not empty would stand if all queues were one."""
+        order = self._queues[queue]
+        unit, key = order.first()
+        return key[1:], order.added(unit)
 
     def take(self, queue: int) -> tuple[U, CachedBlock, Key]:
         """Remove the head of a queue."""
