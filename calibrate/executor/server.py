@@ -83,7 +83,7 @@ class Server:
         self.device_ps: Picoseconds = 0
         self.steps = 0
         self.ledger = Ledger()  #: step time by grade, on a virtual clock
-        replica.log_members = True
+        replica.log_members, replica.measures_contexts = True, cost.uneven
 
     # ---- from outside ---------------------------------------------------------------------------
 

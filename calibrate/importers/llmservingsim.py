@@ -8,8 +8,7 @@ Its attention is *one* kernel for prefill and decode: the profile is "mixed", an
 linearly (in log space it is 2 % worse). What it does not hold comes from the roofline: collectives,
 pipeline hops, images, and the host's work. Its experts are a block with the router, for the
 distinct experts that uniform routing would hit. Steps are priced by the mean context of their
-decodes. What uneven contexts add was measured too (``skew.csv.gz``) and is not applied: the notes
-say how much it is, and where meta.yaml enables the correction it widens the sigma of attention.
+decodes; what uneven contexts add (``skew.csv.gz``) is applied where meta.yaml enables it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Iterator, Sequence
-from math import hypot
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,9 +26,10 @@ from ...policies.errors import InputError, UnknownNameError
 from ...scenarios.catalog.load import gpu as gpu_named
 from ...scenarios.catalog.load import model as model_named
 from ...sim.cost.ops import OPS, Axis
-from ...sim.cost.prediction import LEVEL_SIGMA
-from ...sim.cost.profile import Profile, Stamp, Table
+from ...sim.cost.profile import Profile, Stamp, Table, Uneven
 from ...sim.cost.specs import ModelSpec, Parallelism
+from .uneven import COLUMNS as _SKEW
+from .uneven import fitted
 
 SOURCE = "github:casys-kaist/LLMServingSim profiler/perf"
 LICENCE = "MIT"
@@ -51,21 +50,23 @@ _LAYERS = {
     "lm_head": ("lm_head", 0),
     "sampler": ("sampler", 0),
 }
-_SKEW = (
-    *("regime", "n", "nb", "ratio", "skew", "pc", "kp", "kvs", "kv_big", "kv_mean"),
-    *("t_mean_us", "t_max_us", "t_skew_us", "alpha"),
-)
 _ATTENTION = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
 
 
 def read(
-    bundle: Path | str, *, model: str | None = None, gpu: str | None = None, tp: int = 1
+    bundle: Path | str,
+    *,
+    model: str | None = None,
+    gpu: str | None = None,
+    tp: int = 1,
+    uneven: bool | None = None,
 ) -> Profile:
     """The profile that *bundle* holds for *tp* GPUs.
 
     Args:
         bundle: the folder with meta.yaml.
         model, gpu: names of the catalogue, or files; those of meta.yaml when left out.
+        uneven: whether to apply what uneven contexts add; None: as meta.yaml says.
 
     Raises:
         InputError: no such bundle or TP degree, or tables that cannot be read.
@@ -84,9 +85,9 @@ def read(
             where=str(folder),
             help=f"it has tp {', '.join(there)}",
         )
-    skew = _skew(tables)
-    level = hypot(LEVEL_SIGMA, skew) if _corrects(meta) else 0.0
-    found = [*_dense(tables, spec), _attention(tables, spec, level), *_experts(tables, spec)]
+    sweep = _sweep(tables)
+    applies = _corrects(meta) if uneven is None else uneven
+    found = [*_dense(tables, spec), _attention(tables, spec), *_experts(tables, spec)]
     return Profile(
         name=f"{spec.name} on {card.name}, tp {tp}, by LLMServingSim",
         stamp=Stamp(
@@ -105,7 +106,8 @@ def read(
         tp=tp,
         attention="mixed",
         tables=tuple(found),
-        notes=_notes(meta, tp, skew),
+        uneven=_uneven(sweep, meta, tp, folder) if applies else None,
+        notes=_notes(meta, tp, sweep, applies=applies),
         missing=_missing(spec, {table.op for table in found}, tp),
     )
 
@@ -116,29 +118,46 @@ def _corrects(meta: dict[str, Any]) -> bool:
     return isinstance(fit, dict) and fit.get("enabled") is True
 
 
-def _skew(folder: Path) -> float:
-    """Median share that uneven contexts add to attention, in the bundle's own sweep; 0: none."""
+def _sweep(folder: Path) -> list[list[float]]:
+    """The bundle's batches of uneven contexts, where alpha is known; its columns but the regime."""
     path = folder / "skew.csv.gz"
     if not path.exists():
-        return 0.0
-    added = [
-        _number(uneven, path) / max(_number(mean, path), 1e-9) - 1
-        for *_, mean, _, uneven, _ in _rows(path, _SKEW)
-    ]
-    return median(added) if added else 0.0
+        return []
+    rows = [row for row in _rows(path, _SKEW) if row[-1]]
+    return [[_number(value, path) for value in row[1:]] for row in rows]
 
 
-def _notes(meta: dict[str, Any], tp: int, skew: float) -> tuple[str, ...]:
+def _uneven(sweep: list[list[float]], meta: dict[str, Any], tp: int, folder: Path) -> Uneven:
+    fit = meta.get("skew_fit")
+    fit = fit if isinstance(fit, dict) else {}
+    ranks = fit.get("per_tp")
+    own = ranks.get(tp) if isinstance(ranks, dict) else None
+    own = own if isinstance(own, dict) else {}
+    axes = own.get("bucket_axes") or fit.get("bucket_axes")
+    if not sweep:
+        raise InputError(
+            f"meta.yaml enables a correction for uneven contexts, and tp{tp} has no sweep of them",
+            where=str(folder),
+            help=f"it is in tp{tp}/skew.csv.gz",
+        )
+    return fitted(sweep, axes if isinstance(axes, dict) else None, str(folder))
+
+
+def _notes(
+    meta: dict[str, Any], tp: int, sweep: list[list[float]], *, applies: bool
+) -> tuple[str, ...]:
     iterations = meta.get("measurement_iterations", "few")
     found = [
         f"imported: {iterations} eager iterations a point in vLLM {meta.get('vllm_version', '')}, "
         "one layer with dummy weights; linear interpolation; one attention kernel for prefill and "
         "decode"
     ]
-    if skew:
+    if sweep:
+        added = median(uneven / max(mean, 1e-9) - 1 for *_, mean, _, uneven, _ in sweep)
         found.append(
             "imported: priced by the mean context of the decodes; where contexts are uneven "
-            f"attention took {skew:.1%} longer in the median of the bundle's sweep"
+            f"attention took {added:.1%} longer in the median of the bundle's sweep: "
+            + ("applied" if applies else "not applied")
         )
     if tp > 1:
         found.append("imported: the bundle has no collectives; α–β from the datasheet's link")
@@ -168,14 +187,13 @@ def _dense(folder: Path, model: ModelSpec) -> Iterator[Table]:
             yield _table(op, max(1, launches * model.layers), OPS[op].axes[0], points)
 
 
-def _attention(folder: Path, model: ModelSpec, sigma: float) -> Table:
+def _attention(folder: Path, model: ModelSpec) -> Table:
     path = folder / "attention.csv.gz"
     points = [
         (*(_number(value, path) for value in at), _seconds(time, path))
         for *at, time in _rows(path, (*_ATTENTION, "time_us"))
     ]
-    made = _table("attention", model.layers, OPS["attention"].axes[0], points)
-    return made.model_copy(update={"sigma": sigma})
+    return _table("attention", model.layers, OPS["attention"].axes[0], points)
 
 
 def _experts(folder: Path, model: ModelSpec) -> Iterator[Table]:

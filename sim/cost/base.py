@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from ...policies.types import Picoseconds
 from .grades import Doubt, LineDoubt
+
+#: the shortest and the longest context of the decodes; `EVEN`: all alike, or nobody asked
+Contexts: TypeAlias = tuple[int, int]
+EVEN: Contexts = (0, 0)
 
 
 class StepShape(NamedTuple):
@@ -17,6 +21,7 @@ class StepShape(NamedTuple):
         prefills: (new tokens, context tokens before them) of every chunk of two or more tokens.
         samples: rows that go through the LM head.
         images: output tokens of each image that the encoder computes, one after the other.
+        contexts: of the decodes, where the cost asks for them (`StepCost.uneven`).
     """
 
     decodes: int
@@ -24,12 +29,14 @@ class StepShape(NamedTuple):
     prefills: tuple[tuple[int, int], ...]
     samples: int
     images: tuple[int, ...] = ()
+    contexts: Contexts = EVEN
 
 
 class DecodeLine(NamedTuple):
     """Duration of a pure decode step of a fixed batch, while the context grows.
 
-    duration = base_ps + slope_ps * context_tokens, for context_tokens < until.
+    duration = base_ps + slope_ps * context_tokens, for context_tokens < until, as long as all
+    contexts grow together.
 
     Attributes:
         doubt: how its time is graded; None: the cost does not say.
@@ -42,13 +49,23 @@ class DecodeLine(NamedTuple):
 
 
 class StepCost(Protocol):
-    """Seconds of a step: roofline, table or stub. Pure functions of their arguments."""
+    """Seconds of a step: roofline, table or stub. Pure functions of their arguments.
+
+    Attributes:
+        uneven: whether times depend on how far apart the contexts of the decodes are. If not, none
+            need be measured.
+    """
+
+    @property
+    def uneven(self) -> bool: ...
 
     def duration_ps(self, shape: StepShape) -> Picoseconds:
         """Time of the step; at least 1 ps. For pure decode it equals `decode_line`, exactly."""
 
-    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
-        """The line that holds at (*decodes* >= 1, *context_tokens*)."""
+    def decode_line(
+        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN
+    ) -> DecodeLine:
+        """The line that holds at (*decodes* >= 1, *context_tokens*), for *contexts* there."""
 
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
         """What computing *tokens* prompt tokens after *context_tokens* adds to a busy step."""

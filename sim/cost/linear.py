@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...policies.errors import InputError
 from ...policies.types import Picoseconds
-from .base import DecodeLine, StepShape
+from .base import EVEN, Contexts, DecodeLine, StepShape
 from .roofline import UNBOUNDED
 
 
@@ -28,6 +29,7 @@ class LinearCost:
     per_sequence_ps: Picoseconds = 0
     per_context_token_ps: Picoseconds = 0
     per_joint_token_ps: Picoseconds = 0
+    uneven: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         rates = (self.per_prefill_token_ps, self.per_sequence_ps, self.per_context_token_ps)
@@ -53,7 +55,9 @@ class LinearCost:
             + self.per_context_token_ps * context
         )
 
-    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
+    def decode_line(
+        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN
+    ) -> DecodeLine:
         """One line for every context."""
         base = self.base_ps + self.per_sequence_ps * decodes
         return DecodeLine(base, self.per_context_token_ps, UNBOUNDED)

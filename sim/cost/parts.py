@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple
 
+from .attention import Attention, MixedAttention, SeparateAttention
 from .dtypes import HALF_BYTES
-from .grades import DATASHEET, EXTRAPOLATED
+from .grades import DATASHEET
 from .grids import Line, Slices, Value, decode_slices, rows_of
 from .grids import prefill_slices as _prefill_slices
 from .mixed import Mixed
@@ -14,6 +15,7 @@ from .ops import OPS, Family
 from .profile import Profile, Table
 from .roofline import Roofline
 from .specs import ModelSpec, Parallelism
+from .uneven import Alphas
 
 
 class Part(NamedTuple):
@@ -28,33 +30,6 @@ class Part(NamedTuple):
     family: Family
     launches: int
     at: Callable[[int], Value]
-
-
-Term: TypeAlias = tuple[str, float, int]  #: a share of attention: operation, ps, grade
-
-
-class Attention(Protocol):
-    """Attention of a step over all layers."""
-
-    launches: int
-    decode_op: str
-
-    def decode(self, decodes: int, context: float) -> Value:
-        """*decodes* sequences alone that read *context* KV tokens together."""
-
-    def knots(self, decodes: int) -> list[float]:
-        """KV tokens, summed, at which `decode` bends."""
-
-    def tail(self, decodes: int) -> float:
-        """Picoseconds per KV token beyond the last knot."""
-
-    def chunk(self, tokens: int, before: int) -> Value:
-        """A chunk of a prompt alone."""
-
-    def terms(
-        self, prefills: tuple[tuple[int, int], ...], decodes: int, context: int
-    ) -> list[Term]:
-        """The attention of a step with at least one chunk."""
 
 
 class Parts(NamedTuple):
@@ -107,6 +82,7 @@ class _Builder:
     ) -> None:
         self._tables = {table.op: table for table in profile.tables}
         self._mixed = profile.attention == "mixed"
+        self._alphas = Alphas(profile.uneven) if profile.uneven else None
         self._roofline, self._model, self._split = roofline, model, split
         self._factors = factors
         self._filled: list[str] = []
@@ -232,10 +208,10 @@ class _Builder:
         if self._mixed and "attention" in self._tables:
             table = self._tables["attention"]
             mixed = Mixed(rows_of(table, self._factor("attention")))
-            return _MixedAttention(mixed, table.times)
+            return MixedAttention(mixed, table.times, self._alphas)
         slices = self._slices("decode_attention")
         prefill = self._slices("prefill_attention")
-        return _Separate(
+        return SeparateAttention(
             slices,
             prefill,
             self._roofline,
@@ -250,113 +226,3 @@ class _Builder:
             return None
         rows = rows_of(table, self._factor(op))
         return decode_slices(rows) if op == "decode_attention" else _prefill_slices(rows)
-
-
-class _Separate:
-    """A kernel for the decodes, and one for the chunks, each chunk for itself."""
-
-    decode_op = "decode_attention"
-
-    def __init__(
-        self,
-        decode: Slices | None,
-        prefill: Slices | None,
-        roofline: Roofline,
-        launches: int,
-        factors: tuple[float, float],
-    ) -> None:
-        self._slices, self._prefill, self._roofline = decode, prefill, roofline
-        self.launches = launches
-        self._rates = roofline.decode_attention
-        self._decode_factor, self._prefill_factor = factors
-
-    def decode(self, decodes: int, context: float) -> Value:
-        if self._slices is not None:
-            return self._slices.at(decodes, context / decodes)
-        full, limited, limit = self._rates
-        ps = full * context + limited * min(context, decodes * limit)
-        return ps * self._decode_factor, DATASHEET
-
-    def knots(self, decodes: int) -> list[float]:
-        if self._slices is not None:
-            return slice_knots(self._slices, decodes)
-        return [float(decodes * self._rates[2])] if self._rates[1] else [0.0]
-
-    def tail(self, decodes: int) -> float:
-        if self._slices is not None:
-            return slice_tail(self._slices, decodes)
-        return self._rates[0] * self._decode_factor
-
-    def chunk(self, tokens: int, before: int) -> Value:
-        if self._prefill is not None:
-            return self._prefill.at(tokens, before)
-        return self._roofline.chunk_ps(tokens, before) * self._prefill_factor, DATASHEET
-
-    def terms(
-        self, prefills: tuple[tuple[int, int], ...], decodes: int, context: int
-    ) -> list[Term]:
-        found = [("prefill_attention", *self.chunk(*chunk)) for chunk in prefills]
-        if decodes:
-            found.append(("decode_attention", *self.decode(decodes, context)))
-        return found
-
-
-class _MixedAttention:
-    """One kernel: its table has one chunk, so of several the largest stands there.
-
-    The others add what a chunk adds to a kernel that runs anyway: its own time alone, less that of
-    the smallest chunk of the table, which is the price of a launch. On the recorded vLLM 0.19 run
-    (RTX 4090, `benchmarks/real_run.py`) all ways of doing it lie within a point: TTFT mean comes
-    out .4 % longer with one chunk of all tokens, 1.0 % with what each adds beside the decodes.
-    """
-
-    decode_op = "attention"
-
-    def __init__(self, mixed: Mixed, launches: int) -> None:
-        self._mixed, self.launches = mixed, launches
-        smallest = mixed.prefill.xs[0]
-        self._launch = mixed.prefill.at(smallest, 0)[0]
-
-    def decode(self, decodes: int, context: float) -> Value:
-        return self._mixed.decode.at(decodes, context / decodes)
-
-    def knots(self, decodes: int) -> list[float]:
-        return slice_knots(self._mixed.decode, decodes)
-
-    def tail(self, decodes: int) -> float:
-        return slice_tail(self._mixed.decode, decodes)
-
-    def chunk(self, tokens: int, before: int) -> Value:
-        return self._mixed.prefill.at(tokens, before)
-
-    def terms(
-        self, prefills: tuple[tuple[int, int], ...], decodes: int, context: int
-    ) -> list[Term]:
-        mean = context / decodes if decodes else 0
-        if len(prefills) == 1:
-            ((chunk, before),) = prefills
-            return [("attention", *self._mixed.at(chunk, before, decodes, mean))]
-        # by pairs of query and key (`grids.pairs`), most first
-        ranked = sorted([(-(new * (old + (new + 1) / 2)), new, old) for new, old in prefills])
-        _, chunk, before = ranked[0]
-        found = [("attention", *self._mixed.at(chunk, before, decodes, mean))]
-        alone, launch = self._mixed.prefill.at, self._launch
-        for _, chunk, before in ranked[1:]:
-            ps, grade = alone(chunk, before)
-            found.append(("attention", max(0.0, ps - launch), grade))
-        return found
-
-
-def slice_knots(slices: Slices, decodes: int) -> list[float]:
-    """Where decode attention of *decodes* sequences bends, in KV tokens of all of them."""
-    low, high, share = slices.around(decodes)
-    xs = sorted({*low.xs, *high.xs}) if share else low.xs
-    return [x * decodes for x in xs]
-
-
-def slice_tail(slices: Slices, decodes: int) -> float:
-    """Picoseconds per KV token beyond the last of `slice_knots`."""
-    last = slice_knots(slices, decodes)[-1] / decodes
-    value, grade = slices.at(decodes, 2 * last)
-    assert grade >= EXTRAPOLATED
-    return (value - slices.at(decodes, last)[0]) / (last * decodes)

@@ -28,6 +28,7 @@ PROFILE, SAMPLES = "profile.json", "samples.parquet"
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -171,6 +172,37 @@ class Capacity(_Strict):
     note: str = ""
 
 
+class Uneven(_Strict):
+    """What uneven contexts of decodes add to a mixed attention kernel (`uneven.Alphas`).
+
+    Attributes:
+        sequences, shares, longest, prefixes: upper edges of the buckets; the last has no end.
+        alphas: [chunk, bucket of sequences, of shares, of longest, of prefixes, alpha]; chunk 0 is
+            pure decode.
+        default: alpha of a bucket that is not among them.
+    """
+
+    default: Finite
+    sequences: tuple[float, ...] = Field(min_length=1)
+    shares: tuple[float, ...] = Field(min_length=1)
+    longest: tuple[float, ...] = Field(min_length=1)
+    prefixes: tuple[float, ...] = Field(min_length=1)
+    alphas: tuple[tuple[float, int, int, int, int, Finite], ...] = ()
+
+    @model_validator(mode="after")
+    def _in_buckets(self) -> Uneven:
+        for name in ("sequences", "shares", "longest", "prefixes"):
+            edges = getattr(self, name)
+            if list(edges) != sorted(set(edges)):
+                raise InputError(f"{name} of uneven must rise, found {list(edges)}")
+        counts = [len(x) for x in (self.sequences, self.shares, self.longest, self.prefixes)]
+        for i, (chunk, *buckets, _) in enumerate(self.alphas):
+            inside = all(0 <= b < count for b, count in zip(buckets, counts, strict=True))
+            if not inside or chunk < 0:
+                raise InputError(f"alpha {i} of uneven lies in no bucket: {list(self.alphas[i])}")
+        return self
+
+
 class Profile(_Strict):
     """Step times of one model, split in one way, on one GPU.
 
@@ -180,6 +212,7 @@ class Profile(_Strict):
         attention: "mixed": one kernel for prefill and decode, with a 4-D table; "separate": two.
         graphs: None: no padding and no replay.
         host: None: the roofline's.
+        uneven: what uneven contexts add to "mixed" attention; None: nothing is added.
         samples_sha256: of samples.parquet; "" where there is none.
         missing: operations that are filled from the roofline.
     """
@@ -199,6 +232,7 @@ class Profile(_Strict):
     graphs: Graphs | None = None
     host: Host | None = None
     capacity: Capacity | None = None
+    uneven: Uneven | None = None
     samples_sha256: str = ""
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
@@ -222,6 +256,8 @@ class Profile(_Strict):
         for name in names:
             if name in wrong:
                 raise InputError(f"attention: {self.attention} does not go with a table {name}")
+        if self.uneven is not None and "attention" not in names:
+            raise InputError("uneven is of a mixed attention kernel, and there is no such table")
         return self
 
     def table(self, op: str) -> Table | None:
@@ -294,9 +330,12 @@ def save(profile: Profile, path: Path | str) -> None:
 def dumps(profile: Profile) -> str:
     """The text of profile.json: one point a line."""
     data = profile.model_dump(mode="json")
-    tables = [_table_text(table) for table in data.pop("tables")]
-    head = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
-    return head[:-2] + ',\n "tables": [\n' + ",\n".join(tables) + "\n ]\n}\n"
+    tables = [_rows_text(table, "points") for table in data.pop("tables")]
+    uneven = data.pop("uneven")
+    head = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)[:-2]
+    if uneven is not None:
+        head += ',\n "uneven":\n' + _rows_text(uneven, "alphas")
+    return head + ',\n "tables": [\n' + ",\n".join(tables) + "\n ]\n}\n"
 
 
 def hash_file(path: Path) -> str:
@@ -308,10 +347,11 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _table_text(table: dict[str, Any]) -> str:
-    points = [json.dumps([_short(value) for value in point]) for point in table.pop("points")]
-    head = json.dumps(table, ensure_ascii=False, allow_nan=False)
-    return "  " + head[:-1] + ', "points": [\n   ' + ",\n   ".join(points) + "\n  ]}"
+def _rows_text(part: dict[str, Any], name: str) -> str:
+    """A part of a profile, its list *name* last and one row a line."""
+    rows = [json.dumps([_short(value) for value in row]) for row in part.pop(name)]
+    head = json.dumps(part, ensure_ascii=False, allow_nan=False)
+    return "  " + head[:-1] + f', "{name}": [\n   ' + ",\n   ".join(rows) + "\n  ]}"
 
 
 def _short(value: float) -> float | int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from ...policies.errors import InputError
 from ...policies.types import Picoseconds
 from . import parameters
-from .base import DecodeLine, StepShape
+from .base import EVEN, Contexts, DecodeLine, StepShape
 from .grades import DATASHEET, GRADES, LineDoubt, Split
 from .overheads import Overheads
 from .specs import GpuSpec, ModelSpec, Parallelism
@@ -31,6 +31,8 @@ class Roofline:
     Raises:
         InputError: the model cannot be split like that, or an unknown dtype.
     """
+
+    uneven = False
 
     def __init__(
         self,
@@ -94,7 +96,9 @@ class Roofline:
         """Model, GPU and split, and how far the GPU's figures are to be trusted."""
         return self._source
 
-    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
+    def decode_line(
+        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN
+    ) -> DecodeLine:
         """The line of *decodes* sequences at *context_tokens*.
 
         Sliding windows and sparse attention read min(context / decodes, window) tokens a sequence:
@@ -112,7 +116,7 @@ class Roofline:
         Raises:
             InputError: image tokens for a model that has no vision tower.
         """
-        decodes, context, prefills, samples, images = shape
+        decodes, context, prefills, samples, images, _ = shape
         if not prefills and samples == decodes > 0 and not images:
             base, slope, _, _ = self.decode_line(decodes, context)
             return base + slope * context

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import exp
 
 from ...policies.types import Picoseconds
-from .base import DecodeLine, GradedCost, StepCost, StepShape
+from .base import EVEN, Contexts, DecodeLine, GradedCost, StepCost, StepShape
 from .grades import Doubt, LineDoubt
 from .prediction import GRADE_SIGMA
 from .tables import TableCost
@@ -26,11 +26,16 @@ class ScaledCost:
         """That of *cost*, and the factor."""
         return f"{self.cost.source} × {self.factor:g}"
 
+    @property
+    def uneven(self) -> bool:
+        """As *cost*."""
+        return self.cost.uneven
+
     def duration_ps(self, shape: StepShape) -> Picoseconds:
         """For pure decode on `decode_line`, so that both agree to the picosecond."""
-        decodes, context, prefills, samples, images = shape
+        decodes, context, prefills, samples, images, contexts = shape
         if not prefills and samples == decodes > 0 and not images:
-            line = self.decode_line(decodes, context)
+            line = self.decode_line(decodes, context, contexts)
             return line.base_ps + line.slope_ps * context
         return max(1, round(self.cost.duration_ps(shape) * self.factor))
 
@@ -41,9 +46,11 @@ class ScaledCost:
         _, doubt = self.cost.timed(shape)
         return self.duration_ps(shape), self._doubt(doubt)
 
-    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
+    def decode_line(
+        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN
+    ) -> DecodeLine:
         """Base and slope are scaled, each rounded."""
-        base, slope, until, doubt = self.cost.decode_line(decodes, context_tokens)
+        base, slope, until, doubt = self.cost.decode_line(decodes, context_tokens, contexts)
         base_ps, slope_ps = round(base * self.factor), round(slope * self.factor)
         return DecodeLine(base_ps or 1, slope_ps, until, doubt and self._line_doubt(doubt))
 

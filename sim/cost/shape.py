@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...policies.types import Picoseconds
 from ..state.plan import StepPlan
-from .base import GradedCost, StepCost, StepShape
+from .base import EVEN, Contexts, GradedCost, StepCost, StepShape
 from .grades import Doubt
 
 
@@ -12,24 +12,38 @@ def shape_of(plan: StepPlan) -> StepShape:
     """The work of a plan, padding included, as much of it as its duration depends on."""
     decodes, context, _ = plan.line
     prefills: list[tuple[int, int]] = []
+    alone: list[int] = []
     samples = decodes
     for chunk in plan.chunks:
         tokens = max(chunk.tokens, plan.pad_to - chunk.start)
         if tokens == 1:
             decodes += 1
             context += chunk.start + 1
+            alone.append(chunk.start + 1)
         else:
             prefills.append((tokens, chunk.start))
         samples += chunk.samples * (1 + chunk.drafts)
-    images = tuple(seq.request.items[index].tokens for seq, items in plan.encoder for index in items)
-    return StepShape(decodes, context, tuple(prefills), samples, images)
+    items = [(seq, index) for seq, found in plan.encoder for index in found]
+    images = tuple([seq.request.items[index].tokens for seq, index in items])
+    contexts = _contexts(plan, alone)
+    return StepShape(decodes, context, tuple(prefills), samples, images, contexts)
+
+
+def _contexts(plan: StepPlan, alone: list[int]) -> Contexts:
+    """The ends of the contexts of the group, where they were measured, and of those beside it."""
+    shortest, longest = plan.contexts
+    if plan.pad_rows or (plan.group and not longest) or not (longest or alone):
+        return EVEN
+    if not alone:
+        return shortest, longest
+    return min(shortest or alone[0], *alone), max(longest, *alone)
 
 
 def timed(cost: StepCost, plan: StepPlan) -> tuple[Picoseconds, Doubt | None]:
     """The time of one step of a plan, and how it was come by; None: the cost does not say."""
     if plan.pure_decode:
         rows, context, _ = plan.line
-        base, slope, _, doubt = cost.decode_line(rows, context)
+        base, slope, _, doubt = cost.decode_line(rows, context, plan.contexts)
         return base + slope * context, doubt
     if isinstance(cost, GradedCost):
         return cost.timed(shape_of(plan))

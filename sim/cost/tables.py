@@ -19,15 +19,17 @@ from operator import add
 from typing import NamedTuple, TypeAlias
 
 from ...policies.types import Picoseconds
-from .base import DecodeLine, StepShape
-from .grades import DATASHEET, GRADES, MEASURED, Doubt, LineDoubt, Split
+from .attention import Term
+from .base import EVEN, Contexts, DecodeLine, StepShape
+from .grades import DATASHEET, GRADES, MEASURED, LineDoubt, Split
 from .ops import OPS
 from .overheads import Overheads
-from .parts import Part, Term, parts
+from .parts import Part, parts
 from .prediction import PartTime, Prediction, level_sigma, predicted, sigma_of
 from .profile import Host, Profile
 from .roofline import UNBOUNDED, Roofline
 from .specs import GpuSpec, ModelSpec, Parallelism
+from .uneven import matters
 from .work import PS
 
 Grades = list[float]  #: picoseconds by grade
@@ -38,6 +40,15 @@ class _Lines(NamedTuple):
 
     starts: list[int]
     lines: list[DecodeLine]
+
+
+class _Batch(NamedTuple):
+    """What the lines of one batch size are made of: attention between its knots, and the rest."""
+
+    rule: _Rule
+    fixed: Grades
+    starts: list[int]
+    pieces: list[tuple[_Piece, int]]
 
 
 #: (factor, replay, least, after): step = max(factor * kernels + replay, least) + after, picoseconds
@@ -96,7 +107,13 @@ class TableCost:
         self._tokens: dict[int, Grades] = {}
         self._samples: dict[int, Grades] = {}
         self._lines: dict[int, _Lines] = {}
+        self._batches: dict[int, _Batch] = {}
         self._marginal_ps = self._marginal()
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the profile says what uneven contexts add."""
+        return self.parts.attention.alphas is not None
 
     @property
     def source(self) -> str:
@@ -131,14 +148,17 @@ class TableCost:
         Raises:
             InputError: image tokens for a model that has no vision tower.
         """
-        decodes, context, prefills, samples, images = shape
-        if not prefills and samples == decodes > 0 and not images:
-            base, slope, _, _ = self.decode_line(decodes, context)
-            return base + slope * context
         return self.timed(shape)[0]
 
-    def timed(self, shape: StepShape) -> tuple[Picoseconds, Doubt]:
-        """Time of a step that is not pure decode, and the same by grade."""
+    def timed(self, shape: StepShape) -> tuple[Picoseconds, Split]:
+        """Time of a step, and how it is graded."""
+        decodes, context, prefills, samples, images, contexts = shape
+        if not prefills and samples == decodes > 0 and not images:
+            base, slope, _, doubt = self.decode_line(decodes, context, contexts)
+            duration_ps, graded = base + slope * context, [0] * len(GRADES)
+            assert doubt is not None
+            doubt.add(1, duration_ps, graded)
+            return duration_ps, tuple(graded)
         grades = self._kernels(shape)
         kernels = sum(grades)
         factor, replay, least, after = self._rule(shape)
@@ -147,12 +167,17 @@ class TableCost:
         split: Split = tuple([round(ps) if ps else 0 for ps in grades])
         return max(1, round(duration)), split
 
-    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
+    def decode_line(
+        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN
+    ) -> DecodeLine:
         """The line of *decodes* sequences at *context_tokens*: between two knots of the table."""
         found = self._lines.get(decodes)
         if found is None:
             found = self._lines[decodes] = self._build_lines(decodes)
-        return found.lines[bisect_right(found.starts, context_tokens) - 1]
+        line = found.lines[bisect_right(found.starts, context_tokens) - 1]
+        if self.uneven and matters(decodes, contexts):
+            return self._uneven_line(line, decodes, context_tokens, contexts)
+        return line
 
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
         """What the tokens add to a step that is full anyway: operations and attention."""
@@ -191,7 +216,7 @@ class TableCost:
 
     def predict(self, shape: StepShape) -> Prediction:
         """The time of the step, part by part, and how far off it may be."""
-        decodes, _, prefills, samples, images = shape
+        decodes, _, prefills, samples, images, _ = shape
         pure = not prefills and samples == decodes > 0 and not images
         tokens = self._padded(decodes) if pure else decodes + sum(new for new, _ in prefills)
         found: dict[str, tuple[float, int]] = {}
@@ -217,7 +242,7 @@ class TableCost:
 
     def _kernels(self, shape: StepShape) -> Grades:
         """Picoseconds of all kernels by grade."""
-        decodes, _, prefills, samples, images = shape
+        decodes, _, prefills, samples, images, _ = shape
         tokens = decodes
         for new, _ in prefills:
             tokens += new
@@ -232,13 +257,18 @@ class TableCost:
         return found
 
     def _attention_terms(self, shape: StepShape) -> list[Term]:
-        decodes, context, prefills, _, _ = shape
+        decodes, context, prefills, _, _, contexts = shape
         attention = self.parts.attention
         if prefills:
-            return attention.terms(prefills, decodes, context)
+            return attention.terms(prefills, decodes, context, contexts)
         if not decodes:
             return []
-        return [(attention.decode_op, *attention.decode(decodes, context))]
+        ps, grade = attention.decode(decodes, context)
+        if attention.alphas is not None and matters(decodes, contexts):
+            alpha = attention.alphas.pure(decodes, context, contexts).alpha
+            most, _ = attention.decode(decodes, decodes * contexts[1])
+            ps = max(0.0, ps + alpha * (most - ps))
+        return [(attention.decode_op, ps, grade)]
 
     def _of_tokens(self, tokens: int) -> Grades:
         found = self._tokens.get(tokens)
@@ -259,7 +289,7 @@ class TableCost:
 
     def _rule(self, shape: StepShape) -> _Rule:
         """How the host's work joins the kernels of a step."""
-        decodes, _, prefills, samples, images = shape
+        decodes, _, prefills, samples, images, _ = shape
         scale, tokens = self._host_scale, decodes
         for new, _ in prefills:
             tokens += new
@@ -286,16 +316,50 @@ class TableCost:
 
     def _build_lines(self, decodes: int) -> _Lines:
         """One line between any two knots, equal to the table at the first of them."""
-        rule = self._rule(StepShape(decodes, 0, (), decodes))
-        padded = self._padded(decodes)
-        fixed = list(map(add, self._of_tokens(padded), self._of_samples(decodes)))
+        rule, fixed, _, attention = self._batch(decodes)
         pieces = [
             (part, grade)
-            for piece, grade in self._pieces(decodes)
+            for piece, grade in attention
             for part in _bent(rule, piece._replace(ps=piece.ps + sum(fixed)))
         ]
         lines = [self._line(rule, fixed, grade, piece) for piece, grade in pieces]
         return _Lines([piece.start for piece, _ in pieces], lines)
+
+    def _batch(self, decodes: int) -> _Batch:
+        found = self._batches.get(decodes)
+        if found is None:
+            padded, pieces = self._padded(decodes), self._pieces(decodes)
+            found = self._batches[decodes] = _Batch(
+                self._rule(StepShape(decodes, 0, (), decodes)),
+                list(map(add, self._of_tokens(padded), self._of_samples(decodes))),
+                [piece.start for piece, _ in pieces],
+                pieces,
+            )
+        return found
+
+    def _uneven_line(
+        self, even: DecodeLine, decodes: int, context: int, contexts: Contexts
+    ) -> DecodeLine:
+        """The line where contexts differ: they keep their distances, so the longest grows as all.
+
+        It is a function of these distances and of the pieces that *context* lies in alone.
+        """
+        rule, fixed, starts, pieces = self._batch(decodes)
+        assert self.parts.attention.alphas is not None
+        alpha, over, most = self.parts.attention.alphas.pure(decodes, context, contexts)
+        ahead = decodes * contexts[1] - context
+        mean, _ = pieces[bisect_right(starts, context) - 1]
+        longest, _ = pieces[bisect_right(starts, context + ahead) - 1]
+        start = max(mean.start, longest.start - ahead, decodes * over - ahead + 1)
+        end = min(mean.end, longest.end - ahead, decodes * most - ahead + 1)
+        ps = mean.ps + mean.slope * (start - mean.start)
+        ps += alpha * (longest.ps + longest.slope * (start + ahead - longest.start) - ps)
+        slope = mean.slope + alpha * (longest.slope - mean.slope)
+        whole = _Piece(start, end, sum(fixed) + max(0.0, ps), max(0.0, slope))
+        here = next(part for part in _bent(rule, whole) if context < part.end)
+        slope_ps = round(here.slope)
+        base_ps = max(1, round(here.ps)) - slope_ps * here.start
+        return DecodeLine(base_ps, slope_ps, here.end, even.doubt)
 
     def _pieces(self, decodes: int) -> list[tuple[_Piece, int]]:
         """Attention between its knots, and the grade there."""

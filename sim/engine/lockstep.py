@@ -51,7 +51,7 @@ class Rank(Server):
         if not plan.pure_decode:
             return self.cost.duration_ps(shape_of(plan)) + plan.copying_ps, 0
         rows, context, growth = plan.line
-        base, slope, _, _ = self.cost.decode_line(rows, context)
+        base, slope, _, _ = self.cost.decode_line(rows, context, plan.contexts)
         return base + slope * context, slope * growth
 
     def repeats(self, plan: StepPlan) -> int:
@@ -59,7 +59,7 @@ class Rank(Server):
         if not plan.pure_decode:
             return 1
         rows, context, growth = plan.line
-        until = self.cost.decode_line(rows, context).until
+        until = self.cost.decode_line(rows, context, plan.contexts).until
         return min(self.replica.repeats(plan), -(-(until - context) // growth))
 
     def begin(self, plan: StepPlan, span: Span, steps: int) -> None:

@@ -47,6 +47,7 @@ class Server:
         self.number, self.replica, self.cost = number, replica, cost
         self._clock, self._effort, self._leap = clock, effort, leap
         self._timed = cost.timed if isinstance(cost, GradedCost) else None
+        replica.measures_contexts = cost.uneven
         self.ledger = Ledger()  #: step time by grade
         self._on_end, self._on_admit, self._on_begin = on_end, on_admit, on_begin
         self._depth = 2 if replica.limits.async_scheduling else 1
@@ -202,7 +203,7 @@ class Server:
             duration_ps, doubt = self._timed(shape_of(plan))
             return Span(start, duration_ps + copying_ps, 0, delayed(doubt, copying_ps))
         rows, context, growth = plan.line
-        base, slope, until, grades = self.cost.decode_line(rows, context)
+        base, slope, until, grades = self.cost.decode_line(rows, context, plan.contexts)
         span = Span(start, base + slope * context, slope * growth, grades)
         if self._leap and len(self.replica.in_flight) == self._depth:
             steps = min(self.replica.repeats(plan), -(-(until - context) // growth))

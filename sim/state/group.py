@@ -81,6 +81,11 @@ class DecodeGroup:
         """KV tokens that the members read in step *step*, their new ones included."""
         return self.size * (step + 1) - self._base_sum
 
+    def contexts(self, step: int) -> tuple[int, int]:
+        """The shortest and the longest context that a member reads in step *step*; O(members)."""
+        bases = [seq.base or 0 for bucket in self.buckets for seq in bucket]
+        return step + 1 - max(bases), step + 1 - min(bases)
+
     def steps_within(self, step: int, free: int, most: int) -> int:
         """How many steps from *step* on find blocks, at most *most*, with *free* blocks now."""
         start = self.taken(step)

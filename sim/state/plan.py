@@ -55,6 +55,8 @@ class StepPlan:
         chunks: per sequence, in scheduling order, without the decode group.
         group: sequences of the decode group, one token each.
         group_context_tokens: KV tokens that the group reads in the first of the steps.
+        group_contexts: the shortest and the longest context among these, only where the replica
+            measures them.
         members: the group in order of admission, only where the replica logs members.
         tokens: all tokens of one step.
         repeat: how many times the group's step is taken (a leap); 1 unless the plan is only group.
@@ -71,6 +73,7 @@ class StepPlan:
 
     group = 0
     group_context_tokens = 0
+    group_contexts: tuple[int, int] | None = None
     members: list[Sequence] | None = None
     tokens = 0
     pad_to = pad_rows = pad_context_tokens = pad_growth = 0
@@ -95,6 +98,12 @@ class StepPlan:
             self.group_context_tokens + self.pad_context_tokens,
             self.group + self.pad_growth,
         )
+
+    @property
+    def contexts(self) -> tuple[int, int]:
+        """Of pure decode: the shortest and the longest context; (0, 0): alike, or not measured."""
+        padded = self.pad_rows or self.pad_context_tokens
+        return (0, 0) if padded or self.group_contexts is None else self.group_contexts
 
     @property
     def computed_tokens(self) -> int:

@@ -83,6 +83,7 @@ class Replica:
         self.sending: dict[Sequence, None] = {}  # finished, blocks still being read
         self.now: Picoseconds = 0
         self.log_members = False
+        self.measures_contexts = False  #: set where step times depend on how uneven they are
         self.log: ReplicaSteps | None = None  #: set by `trace`; the host says when steps ended
         self.unsettled = False  # the last schedule met something that changes with each step
         self.finished: list[Sequence] = []  #: ended since the host last looked

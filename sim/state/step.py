@@ -76,6 +76,8 @@ class StepBuilder:
         self.budget -= group.size
         self.plan.group = group.size
         self.plan.group_context_tokens = group.context_tokens(replica.step_index)
+        if replica.measures_contexts:
+            self.plan.group_contexts = group.contexts(replica.step_index)
         self._prefixes.clear()
         if replica.log_members:
             self.plan.members = [seq for seq in replica.running if seq.base is not None]

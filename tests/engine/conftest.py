@@ -20,7 +20,7 @@ from infersim.policies.scheduling.order import (
 )
 from infersim.policies.scheduling.vllm_v1 import VllmV1
 from infersim.policies.types import MultiModalItem, Picoseconds, Request, Segment
-from infersim.sim.cost.base import DecodeLine, StepShape
+from infersim.sim.cost.base import EVEN, Contexts, DecodeLine, StepShape
 from infersim.sim.cost.linear import LinearCost
 from infersim.sim.engine.run import Outcome, simulate
 from infersim.sim.state.config import ClusterConfig, EngineLimits, LinkConfig, PoolConfig, RunLimits
@@ -42,7 +42,7 @@ class LruByBlock(Lru):
 class SteppedCost:
     """Like `LinearCost`, but its decode lines bend every `cell` context tokens."""
 
-    source = "a line with bends"
+    source, uneven = "a line with bends", False
 
     def __init__(self, base_ps: int, slope_ps: int, cell: int) -> None:
         self._linear = LinearCost(base_ps, 2 * slope_ps, slope_ps, slope_ps)
@@ -58,7 +58,9 @@ class SteppedCost:
         cell = context // self._cell
         return self._slope * (cell * context - self._cell * (cell * (cell + 1) // 2))
 
-    def decode_line(self, decodes: int, context_tokens: int) -> DecodeLine:
+    def decode_line(
+        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN
+    ) -> DecodeLine:
         base, slope, _, _ = self._linear.decode_line(decodes, context_tokens)
         cell = context_tokens // self._cell
         return DecodeLine(

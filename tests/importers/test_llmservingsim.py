@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -14,6 +16,7 @@ from infersim.sim.cost.base import StepShape
 from infersim.sim.cost.profile import load, save
 from infersim.sim.cost.specs import Parallelism
 from infersim.sim.cost.tables import TableCost
+from infersim.sim.cost.uneven import Alphas
 
 BUNDLES = Path(__file__).parents[2].parent / "shared" / "reference" / "measured" / "kernels"
 LAYERS = [
@@ -78,14 +81,78 @@ def test_units_and_launches(tmp_path: Path) -> None:
     assert load(tmp_path / "profile") == found
 
 
-def test_uneven_contexts_are_said_and_widen_the_sigma(tmp_path: Path) -> None:
-    head = "regime,n,nb,ratio,skew,pc,kp,kvs,kv_big,kv_mean,t_mean_us,t_max_us,t_skew_us,alpha\n"
-    made = bundle(tmp_path, skew=head + "mixed,2,1,0.5,4,16,0,128,512,320,50,60,52,0.2\n")
+HEAD = "regime,n,nb,ratio,skew,pc,kp,kvs,kv_big,kv_mean,t_mean_us,t_max_us,t_skew_us,alpha\n"
+ROWS = """mixed,2,1,0.5,4,16,0,128,512,320,50,60,52,0.2
+mixed,4,1,0.25,4,16,0,128,512,224,50,100,51,0.02
+pure,2,1,0.5,4,0,0,128,512,320,20,30,25,0.5
+pure,2,1,0.5,4,0,0,128,512,320,20,30,,
+"""
+
+
+def test_uneven_contexts_are_applied_where_the_bundle_enables_it(tmp_path: Path) -> None:
+    made = bundle(tmp_path, skew=HEAD + ROWS)
     off = llmservingsim.read(made)
-    assert any("4.0% longer" in note for note in off.notes)
-    assert off.tables[-1].sigma == 0.0
+    assert off.uneven is None
+    assert any("4.0% longer" in note and "not applied" in note for note in off.notes)
     (made / "meta.yaml").write_text(META.replace("enabled: false", "enabled: true"))
-    assert llmservingsim.read(made).tables[-1].sigma == pytest.approx(0.05)
+    on = llmservingsim.read(made)
+    assert any("applied" in note and "not applied" not in note for note in on.notes)
+    assert on.uneven is not None
+    # sequences 2 and 4; a half and a quarter of the way from the shortest to the longest
+    assert on.uneven.alphas == (
+        (0, 0, 3, 0, 0, 0.5),
+        (16, 0, 3, 0, 0, 0.2),
+        (16, 1, 2, 0, 0, 0.02),
+    )
+    # least squares of all: (10 * 2 + 50 * 1 + 10 * 5) / (100 + 2500 + 100)
+    assert on.uneven.default == 0.0444
+    assert llmservingsim.read(made, uneven=False).uneven is None
+    save(on, tmp_path / "profile")
+    assert load(tmp_path / "profile") == on
+
+
+def test_a_correction_without_its_sweep_or_its_buckets_is_refused(tmp_path: Path) -> None:
+    made = bundle(tmp_path / "bare")
+    (made / "meta.yaml").write_text(META.replace("enabled: false", "enabled: true"))
+    with pytest.raises(InputError, match="tp1 has no sweep"):
+        llmservingsim.read(made)
+    made = bundle(tmp_path / "odd", skew=HEAD + ROWS)
+    axes = "enabled: true, bucket_axes: {n_bins: [2, 1]}"
+    (made / "meta.yaml").write_text(META.replace("enabled: false", axes))
+    with pytest.raises(InputError, match="n_bins"):
+        llmservingsim.read(made)
+
+
+@pytest.mark.skipif(not BUNDLES.is_dir(), reason="needs the measured tables in shared/")
+@pytest.mark.parametrize(
+    ("name", "tp", "default", "median_error"),
+    [
+        ("rtxpro6000_meta-llama_llama-3.1-8b", 1, 0.0543, 0.0118),
+        ("rtxpro6000_meta-llama_llama-3.1-8b", 2, 0.0654, 0.0113),
+        ("rtxpro6000_qwen_qwen3-32b", 2, 0.0649, 0.0121),
+    ],
+)
+def test_the_correction_is_the_one_that_the_bundle_states(
+    name: str, tp: int, default: float, median_error: float
+) -> None:
+    """Its metadata gives the alpha of all batches, and how well the buckets foretell its sweep."""
+    found = llmservingsim.read(BUNDLES / name, tp=tp).uneven
+    assert found is not None
+    assert found.default == default
+    alphas, errors = Alphas(found), []
+    with gzip.open(BUNDLES / name / f"tp{tp}" / "skew.csv.gz", "rt") as file:
+        for row in csv.DictReader(file):
+            if not row["alpha"]:
+                continue
+            n, chunk, before, low, high = (int(row[k]) for k in ("n", "pc", "kp", "kvs", "kv_big"))
+            total = n * int(row["kv_mean"])
+            mean, most, true = (float(row[k]) for k in ("t_mean_us", "t_max_us", "t_skew_us"))
+            if chunk:
+                alpha = alphas.mixed(chunk, before, n, total, (low, high))
+            else:
+                alpha = alphas.pure(n, total, (low, high)).alpha
+            errors.append(abs(mean + alpha * (most - mean) - true) / true)
+    assert median(errors) == pytest.approx(median_error, abs=5e-5)
 
 
 def test_collectives_are_named_as_missing(tmp_path: Path) -> None:
