@@ -218,10 +218,11 @@ class Server:
             InputError: on a real clock, a batch that is padded: rows of padding are not computed.
         """
         batch = self.replica.rectangle
-        if batch is not None and (batch.pad_prompts or batch.pad_ended) and not self._clock.virtual:
+        padded = batch is not None and (batch.pad_prompts or batch.pad_ended)
+        if padded and not self._clock.virtual:
             raise InputError(
-                "the executor computes no padding, so on a real clock steps of a padded batch would "
-                "be too short",
+                "the executor computes no padding: steps of a padded batch would be too short on a "
+                "real clock",
                 where="policies.scheduling",
                 help="--clock virtual takes their time from the cost model",
             )

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.multiprocessing as processes
@@ -23,7 +23,8 @@ STOP_S = 5.0
 class WorkerRunner:
     """Steps of one replica, computed by another process; the host goes on meanwhile.
 
-    The host copies KV itself: blocks that are moved are touched by no step in flight.
+    The host reads KV itself: no step in flight writes the blocks that move. The process writes it,
+    since a step in flight may still read what was in its blocks.
 
     Args:
         warm_up: tokens of the longest chunk before the first step.
@@ -74,7 +75,7 @@ class WorkerRunner:
 
     def write_blocks(self, blocks: list[int], content: torch.Tensor) -> None:
         """Put KV into these blocks."""
-        self._kv.write(torch.tensor(blocks), content)
+        self._connection.send(_Moved(torch.tensor(blocks), content))
 
     def keep_blocks(self, moves: list[tuple[int, int]]) -> None:
         """A tier needs its device in the host's own process."""
@@ -102,6 +103,13 @@ class WorkerRunner:
             raise InfersimError("the process of a replica's device died") from None
 
 
+class _Moved(NamedTuple):
+    """KV from elsewhere for these blocks."""
+
+    blocks: torch.Tensor
+    content: torch.Tensor
+
+
 class _Awaited:
     """A step that was sent."""
 
@@ -120,8 +128,8 @@ def _work(
     runner = Runner(model, kv, device, graphs=0)
     runner.warm_up(warm_up)
     connection.send("ready")
-    while True:
-        batch = connection.recv()
-        if batch is None:
-            return
-        connection.send(runner.launch(batch).wait())
+    while (work := connection.recv()) is not None:
+        if isinstance(work, _Moved):
+            kv.write(*work)
+        else:
+            connection.send(runner.launch(work).wait())

@@ -91,6 +91,7 @@ def test_a_real_clock_measures_what_happens(capsys: pytest.CaptureFixture[str]) 
         (["--set", "cluster.kv_dtype=fp8"], "keeps KV in bf16"),
         (["--weights", "."], "no .safetensors file"),
         (["--cell", "other"], "unknown cell"),
+        (["--clock", "wall", "--set", "cluster.engine=generate"], "computes no padding"),
     ],
 )
 def test_what_it_cannot_do_it_refuses(
@@ -144,12 +145,14 @@ workload:
 """ + TEXT.split("workload:\n")[1]
 
 
-def test_two_processes_move_kv_on_a_real_clock() -> None:
+@pytest.mark.parametrize("engine", ["vllm-v1", "sglang"])
+def test_two_processes_move_kv_on_a_real_clock(engine: str) -> None:
     """Prefill and decode in processes of their own answer what one replica answers."""
     Path("pair.yaml").write_text(PAIR)
     done = {}
-    for name, clock in (("mini", "virtual"), ("pair", "wall")):
-        source = load.read(f"{name}.yaml")
+    engines = [f"cluster.pools.{i}.engine={engine}" for i in range(2 if engine == "sglang" else 0)]
+    for name, clock, settings in (("mini", "virtual", []), ("pair", "wall", engines)):
+        source = load.read(f"{name}.yaml", settings)
         (cell,) = grid.cells(source)[1]
         options = execute.Options(clock=clock)
         done[name] = execute.execute_cell(cell, source.folders, options)

@@ -27,20 +27,6 @@ workload:
 PLAIN = ["cluster.engine.enable_prefix_caching=false", "cluster.engine.async_scheduling=false"]
 
 
-def answers(played: Any, replica: int = 0) -> dict[int, list[int]]:
-    """What each request was answered; request ids are told apart by session and turn."""
-    rows = played.requests
-    said: dict[tuple[int, int], dict[int, int]] = {}
-    for i, number in enumerate(rows["request_id"].tolist()):
-        key = (int(rows["session"][i]), int(rows["turn"][i]))
-        said[key] = dict(sorted(played.answers[replica][number].items()))
-        first = int(rows["prompt_tokens"][i])
-        count = int(rows["output_tokens"][i])
-        assert set(said[key]) >= set(range(first, first + count)), "a token was never sampled"
-        said[key] = {at: said[key][at] for at in range(first, first + count)}
-    return said  # type: ignore[return-value]
-
-
 @pytest.mark.parametrize("model", ["mini.yaml", "moe.yaml"])
 def test_outputs_do_not_depend_on_chunks_cache_or_preemption(
     model: str, tmp_path: Path, tools: Any
@@ -48,8 +34,8 @@ def test_outputs_do_not_depend_on_chunks_cache_or_preemption(
     base = f"cluster.model={model}"
     plain, steps = tools.Both(tmp_path, TEXT, base, *PLAIN).executed(compute=True)
     assert not steps["hit_tokens"].any()
-    expected = answers(plain)
-    assert len({token for said in expected.values() for token in said.values()}) > 20
+    expected = tools.answers(plain)
+    assert len({token for said in expected.values() for token in said}) > 20
     ways = [
         ([], "hit_tokens"),
         (["cluster.engine.max_num_batched_tokens=17"], "prefill_context_tokens"),
@@ -59,11 +45,11 @@ def test_outputs_do_not_depend_on_chunks_cache_or_preemption(
     for settings, column in ways if model == "mini.yaml" else ways[2:3]:
         played, steps = tools.Both(tmp_path, TEXT, base, *settings).executed(compute=True)
         assert steps[column].any(), f"the case has no {column}"
-        assert answers(played) == expected, settings
+        assert tools.answers(played) == expected, settings
 
 
 def test_kv_that_moved_says_the_same(tmp_path: Path, tools: Any) -> None:
-    expected = answers(tools.Both(tmp_path, TEXT, *PLAIN).executed(compute=True)[0])
+    expected = tools.answers(tools.Both(tmp_path, TEXT, *PLAIN).executed(compute=True)[0])
     pool = TEXT.split("cluster:\n")[1].split("workload:")[0].replace("\n  ", ", ").strip()
     pools = "".join(
         f"    - {{name: {role}, role: {role}, {pool}}}\n" for role in ("prefill", "decode")
@@ -75,7 +61,7 @@ def test_kv_that_moved_says_the_same(tmp_path: Path, tools: Any) -> None:
     played, steps = tools.Both(tmp_path, text).executed(compute=True)
     assert steps["remote_tokens"].any()
     assert played.totals["link_bytes"] > 0
-    assert answers(played, replica=1) == expected
+    assert tools.answers(played) == expected
 
 
 def test_the_device_time_of_every_step_is_measured(tmp_path: Path, tools: Any) -> None:
