@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import groupby
+
 from ....policies.errors import InfersimError
-from ....policies.eviction.base import Eviction, Key
-from ....policies.types import CachedBlock, Picoseconds
+from ....policies.eviction.base import Eviction
+from ....policies.types import CachedBlock, Picoseconds, Request
 from ..content import BLOCK_INDEX_BITS
 from ..sequence import Sequence
 from .face import HashChain, Hit
-from .idle import IdleOrder, QueuedOrder
+from .fixed import FixedOrder, QueuedOrder
+from .idle import IdleOrder
 
 _NO_HIT = Hit(0, 0, False, ())
 _POSITION = (1 << BLOCK_INDEX_BITS) - 1
 _UNUSED = -(1 << 62)  # no request has used it
+_ALIKE = frozenset({"blocks", "block_size", "used"})  # fields that a request's blocks agree in
+_unit = tuple.__new__  # a named tuple's own constructor is Python code
 
 
 class BlockPool(HashChain):
@@ -56,9 +63,16 @@ class BlockPool(HashChain):
         self._insertions = self._releases = 0
         self._index: dict[int, int] = {}  # key -> its earliest block
         self._twins: dict[int, list[int]] = {}  # key -> later blocks with the same content
-        self._idle: IdleOrder[int] | QueuedOrder[int] = (
-            QueuedOrder(eviction, self._cached) if eviction.promise.queues else IdleOrder(eviction)
-        )
+        reads = eviction.reads
+        self._tells_apart = reads is None or not reads <= _ALIKE | {"hits"}
+        self._by_hits = reads is not None and "hits" in reads
+        self._counts_use = reads is None or not reads.isdisjoint({"importance", "reach"})
+        self._counts_media = reads is None or "media_tokens" in reads
+        self._idle: IdleOrder[int] | FixedOrder[int] | QueuedOrder[int] = FixedOrder()
+        if eviction.promise.queues:
+            self._idle = QueuedOrder(eviction, self._cached)
+        elif eviction.promise.dynamic:
+            self._idle = IdleOrder(eviction)
 
     # ---- lookup ---------------------------------------------------------------------------------
 
@@ -68,15 +82,10 @@ class BlockPool(HashChain):
             return _NO_HIT
         index, ref = self._index, self._ref
         path: list[int] = []
-        idle = 0
-        for key in seq.chain.block_keys(0, limit_tokens // self.block_size, self.block_size):
-            block = index.get(key)
-            if block is None:
-                break
-            path.append(block)
-            if not ref[block]:
-                idle += 1
-        return Hit(len(path), idle, False, path)
+        keys = seq.chain.block_keys(0, limit_tokens // self.block_size, self.block_size)
+        with suppress(KeyError):
+            path.extend(map(index.__getitem__, keys))
+        return Hit(len(path), [ref[block] for block in path].count(0), False, path)
 
     # ---- holding and letting go -----------------------------------------------------------------
 
@@ -85,17 +94,16 @@ class BlockPool(HashChain):
         if hit is not None and hit.blocks:
             self._touch(seq, hit)
         table = seq.table
-        for _ in range(blocks - len(table)):
-            table.append(self._take())
+        if blocks > len(table):
+            table.extend(self._take(blocks - len(table)))
         seq.blocks = len(table)
 
     def _touch(self, seq: Sequence, hit: Hit) -> None:
-        ref, hits, idle = self._ref, self._hits, self._idle
+        ref, hits = self._ref, self._hits
         path: list[int] = hit.path
         self.free -= hit.idle
+        self._idle.remove_all([block for block in path if not ref[block]])
         for block in path:
-            if not ref[block]:
-                idle.remove(block)
             ref[block] += 1
             hits[block] += 1
         if self._eviction.observes:
@@ -104,68 +112,109 @@ class BlockPool(HashChain):
         seq.table.extend(path)
         seq.committed = hit.blocks
 
-    def _take(self) -> int:
-        self.free -= 1
-        if self._blank:
-            block = self._blank.pop()
-        elif self._fresh <= self.total:
-            block = self._fresh
-            self._fresh += 1
-            self._ref.append(1)
-            self._key.append(None)
-            self._hits.append(0)
-            self._inserted.append(0)
-            self._importance.append(_UNUSED)
-            self._reach.append(0)
-            self._media.append(0)
-            return block
-        else:
-            block = self._idle.pop(self.now)
+    def _take(self, blocks: int) -> list[int]:
+        """So many free blocks, those without KV first."""
+        self.free -= blocks
+        blank, ref = self._blank, self._ref
+        taken: list[int] = []
+        if blank:
+            taken = blank[: -blocks - 1 : -1]
+            del blank[-blocks:]
+        new = min(blocks - len(taken), self.total + 1 - self._fresh)
+        if new:
+            taken.extend(range(self._fresh, self._fresh + new))
+            self._fresh += new
+            self._enter(new)
+        if len(taken) < blocks:
+            taken.extend(self._evict(blocks - len(taken)))
+        for block in taken:
+            ref[block] = 1
+        return taken
+
+    def _enter(self, blocks: int) -> None:
+        """Lengthen the books by blocks that were never used."""
+        self._key.extend([None] * blocks)
+        self._importance.extend([_UNUSED] * blocks)
+        for column in (self._ref, self._hits, self._media, self._inserted, self._reach):
+            column.extend([0] * blocks)
+
+    def _evict(self, blocks: int) -> Iterable[int]:
+        self.evicted += blocks
+        idle = self._idle
+        if isinstance(idle, FixedOrder):  # nothing that a policy hears now changes who is next
+            taken = idle.pop_all(blocks)
+            for block in taken:
+                self._unindex(block)
+            return taken
+        taken = []
+        for _ in range(blocks):
+            block = idle.pop(self.now)
             self._unindex(block)
-            self.evicted += 1
-        self._ref[block] = 1
-        return block
+            taken.append(block)
+        return taken
 
     def release(self, seq: Sequence) -> None:
         """Let go of everything, tail first."""
-        ref, keys, rank = self._ref, self._key, self._eviction.key
-        request, now = seq.request, self.now
-        importance, reach, length = self._importance, self._reach, len(seq.table)
+        ref, keys = self._ref, self._key
         self._releases += 1
+        if self._counts_use:
+            self._count_use(seq)
         blanks: list[int] = []
-        idle: list[tuple[int, Key]] = []
+        idle: list[int] = []
         for block in reversed(seq.table):
             ref[block] -= 1
-            if importance[block] < -request.priority:
-                importance[block] = -request.priority
-            if reach[block] < length:
-                reach[block] = length
             if ref[block]:
                 continue
-            self.free += 1
             if keys[block] is None:
                 blanks.append(block)
             else:
-                idle.append((block, rank(self._cached(block), request, now)))
-        self._idle.add_all(idle)
-        self._blank.extend(reversed(blanks))
+                idle.append(block)
+        self.free += len(blanks) + len(idle)
+        self._rank(idle, seq.request)
+        blanks.reverse()
+        self._blank.extend(blanks)
         seq.table = []
         seq.blocks = seq.committed = 0
+
+    def _count_use(self, seq: Sequence) -> None:
+        """Note how important a request was, and how long, that used these blocks."""
+        importance, reach = self._importance, self._reach
+        mine, length = -seq.request.priority, len(seq.table)
+        for block in seq.table:
+            if importance[block] < mine:
+                importance[block] = mine
+            if reach[block] < length:
+                reach[block] = length
+
+    def _rank(self, blocks: list[int], request: Request) -> None:
+        """Put what became idle into the order; one key for those that look alike to the policy."""
+        rank, now, cached, idle = self._eviction.key, self.now, self._cached, self._idle
+        if self._tells_apart:
+            idle.add_all([(block, rank(cached(block), request, now)) for block in blocks])
+        elif self._by_hits:
+            for _, run in groupby(blocks, self._hits.__getitem__):
+                alike = list(run)
+                idle.add_alike(alike, rank(cached(alike[0]), request, now))
+        elif blocks:
+            idle.add_alike(blocks, rank(cached(blocks[0]), request, now))
 
     def _cached(self, block: int) -> CachedBlock:
         key = self._key[block]
         assert key is not None
-        return CachedBlock(
-            key,
-            key & _POSITION,
-            1,
-            self._hits[block],
-            self._inserted[block],
-            self._releases,
-            self._importance[block],
-            self._reach[block],
-            self.block_size,
-            self._media[block],
+        return _unit(
+            CachedBlock,
+            (
+                key,
+                key & _POSITION,
+                1,
+                self._hits[block],
+                self._inserted[block],
+                self._releases,
+                self._importance[block],
+                self._reach[block],
+                self.block_size,
+                self._media[block],
+            ),
         )
 
     # ---- the prefix index -----------------------------------------------------------------------
@@ -175,24 +224,34 @@ class BlockPool(HashChain):
         first, last = seq.committed, min(tokens // self.block_size, len(seq.table))
         if last <= first or not self.caching:
             return
-        observes, size, chain = self._eviction.observes, self.block_size, seq.chain
-        keys = chain.block_keys(first, last, size)
-        for at, (block, key) in enumerate(zip(seq.table[first:last], keys, strict=True), first):
-            self._key[block] = key
-            self._hits[block] = 0
-            self._media[block] = chain.media_tokens(at * size, (at + 1) * size)
-            self._importance[block], self._reach[block] = -seq.request.priority, 0
-            self._insertions += 1
-            self._inserted[block] = self._insertions
-            if self._index.setdefault(key, block) != block:
+        table, request = seq.table[first:last], seq.request
+        keys = seq.chain.block_keys(first, last, self.block_size)
+        index, key_of, hits, inserted = self._index, self._key, self._hits, self._inserted
+        self._describe(seq, first, last)
+        observer = self._eviction if self._eviction.observes else None
+        for number, (block, key) in enumerate(zip(table, keys, strict=True), self._insertions + 1):
+            key_of[block], hits[block], inserted[block] = key, 0, number
+            if index.setdefault(key, block) != block:
                 self._twins.setdefault(key, []).append(block)
-            if observes:
-                self._eviction.on_insert(self._cached(block), seq.request)
+            if observer is not None:
+                observer.on_insert(self._cached(block), request)
+        self._insertions += last - first
         seq.committed = last
         if self.stored is not None:
             self.stored.append((seq, first, last))
         if self.filled is not None:
-            self.filled.extend(zip(keys, seq.table[first:last], strict=True))
+            self.filled.extend(zip(keys, table, strict=True))
+
+    def _describe(self, seq: Sequence, first: int, last: int) -> None:
+        """What a policy may want to know of new blocks *first*..*last*-1 of a request."""
+        table = seq.table
+        if self._counts_use:
+            for block in table[first:last]:
+                self._importance[block], self._reach[block] = -seq.request.priority, 0
+        if self._counts_media:
+            size, media_tokens = self.block_size, seq.chain.media_tokens
+            for at in range(first, last):
+                self._media[table[at]] = media_tokens(at * size, (at + 1) * size)
 
     def key_of(self, block: int) -> int | None:
         """What the index holds in *block*; None: nothing."""

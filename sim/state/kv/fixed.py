@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
-from itertools import repeat
+from itertools import groupby, repeat
 from typing import Generic, TypeAlias, TypeVar
 
 from ....policies.eviction.base import Eviction, Key
@@ -39,31 +39,28 @@ class FixedOrder(Generic[U]):
     def __len__(self) -> int:
         return len(self._live)
 
-    def add(self, unit: U, key: Key) -> None:
-        """*unit* became idle."""
-        lines, live = self._lines, self._live
-        self.count += 1
-        live[unit] = self.count
-        entry = (self.count, unit)
-        line = lines.get(key)
-        if line is None:
-            lines[key] = entry
-            heappush(self._keys, key)
-        elif type(line) is not tuple:
-            line.append(entry)  # type: ignore[union-attr]
-        elif live.get(line[1]) == line[0]:
-            lines[key] = deque((line, entry))
-        else:
-            lines[key] = entry
-            return
-        self._entries += 1
-        if self._entries > 2 * len(live) + 64:
-            self._compact()
-
     def add_all(self, units: Iterable[tuple[U, Key]]) -> None:
         """Units became idle, in this order, each with its key."""
+        lines, live, keys, count = self._lines, self._live, self._keys, self.count
+        replaced = 0
         for unit, key in units:
-            self.add(unit, key)
+            count += 1
+            live[unit] = count
+            line = lines.get(key)
+            if line is None:
+                lines[key] = (count, unit)
+                heappush(keys, key)
+            elif type(line) is not tuple:
+                line.append((count, unit))  # type: ignore[union-attr]
+            elif live.get(line[1]) == line[0]:
+                lines[key] = deque((line, (count, unit)))
+            else:
+                lines[key] = (count, unit)
+                replaced += 1
+        self._entries += count - self.count - replaced
+        self.count = count
+        if self._entries > 2 * len(live) + 64:
+            self._compact()
 
     def add_alike(self, units: Sequence[U], key: Key) -> None:
         """Different units became idle, in this order, all with one key."""
@@ -126,9 +123,22 @@ class FixedOrder(Generic[U]):
         """The `count` of the addition of an idle unit."""
         return self._live[unit]
 
+    def take(self) -> tuple[U, Key]:
+        """As `first`, and it is taken out."""
+        unit, key = found = self.first()
+        del self._live[unit]
+        line = self._lines[key]
+        self._entries -= 1
+        if isinstance(line, tuple):
+            heappop(self._keys)
+            del self._lines[key]
+        else:
+            line.popleft()
+        return found
+
     def pop(self, now: Picoseconds = 0) -> U:
         """Take the unit that leaves first."""
-        return self.pop_all(1)[0]
+        return self.take()[0]
 
     def pop_all(self, units: int) -> list[U]:
         """Take so many units, the first to leave first."""
@@ -188,8 +198,13 @@ class QueuedOrder(Generic[U]):
 
     def add_all(self, units: Iterable[tuple[U, Key]]) -> None:
         """Units became idle, in this order, each with its key."""
-        for unit, key in units:
-            self.put(unit, key)
+        for number, several in groupby(units, _queue_of):
+            found = list(several)
+            self._where.update((unit, number) for unit, _ in found)
+            order = self._queue(number)
+            order.count = self._count
+            order.add_all(found)
+            self._count = order.count
 
     def add_alike(self, units: Sequence[U], key: Key) -> None:
         """Different units became idle, in this order, all with one key."""
@@ -204,7 +219,7 @@ class QueuedOrder(Generic[U]):
         queue = self._where[unit] = key[0]
         order = self._queue(queue)
         order.count = self._count
-        order.add(unit, key)
+        order.add_all(((unit, key),))
         self._count = order.count
 
     def _queue(self, number: int) -> FixedOrder[U]:
@@ -219,8 +234,9 @@ class QueuedOrder(Generic[U]):
 
     def remove_all(self, units: Iterable[U]) -> None:
         """Units are held again, or gone."""
+        where, queues = self._where, self._queues
         for unit in units:
-            self.remove(unit)
+            queues[where.pop(unit)].remove(unit)
 
     def length(self, queue: int) -> int:
         """How many units the queue holds."""
@@ -239,9 +255,7 @@ class QueuedOrder(Generic[U]):
 
     def take(self, queue: int) -> tuple[U, CachedBlock, Key]:
         """Remove the head of a queue."""
-        order = self._queues[queue]
-        unit, key = order.first()
-        order.remove(unit)
+        unit, key = self._queues[queue].take()
         del self._where[unit]
         return unit, self._cached(unit), key
 
@@ -252,3 +266,8 @@ class QueuedOrder(Generic[U]):
     def units(self) -> list[U]:
         """All idle units, queue by queue; which queue is next is the policy's to say then."""
         return [unit for number in sorted(self._queues) for unit in self._queues[number].units()]
+
+
+def _queue_of(ranked: tuple[object, Key]) -> int:
+    queue: int = ranked[1][0]
+    return queue
