@@ -24,6 +24,7 @@ class Arc(QueuedEviction):
     """
 
     promise: ClassVar[Promise] = Promise(queues=True, exportable=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"key"})
 
     _cached: int = field(default=0, init=False, repr=False, compare=False)
     _most: int = field(default=0, init=False, repr=False, compare=False)

@@ -25,6 +25,9 @@ class Eviction:
 
     promise: ClassVar[Promise] = Promise()
     observes: ClassVar[bool] = False
+    #: fields of `CachedBlock` that `key` and the hooks look at, None for any. Others may be out of
+    #: date; blocks that one request frees and that agree in these may get one key, asked once.
+    reads: ClassVar[frozenset[str] | None] = None
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         """Rank of *block*, which *request* has just let go (None: never held)."""

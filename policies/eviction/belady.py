@@ -24,6 +24,7 @@ class Belady(Eviction):
 
     promise: ClassVar[Promise] = Promise(repeats=True, oracle=True)
     observes: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset({"key", "position"})
 
     _future: NextUse | None = field(default=None, init=False, repr=False, compare=False)
     _now_index: int = field(default=-1, init=False, repr=False, compare=False)

@@ -16,6 +16,7 @@ class Fifo(Eviction):
     """The block that entered the cache first, whoever has used it since."""
 
     promise: ClassVar[Promise] = Promise(repeats=True, exportable=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"inserted"})
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         return (block.inserted,)

@@ -16,6 +16,7 @@ class Filo(Eviction):
     """What entered the cache last leaves first (SGLang 0.5.23 `FILOStrategy`)."""
 
     promise: ClassVar[Promise] = Promise(repeats=True, exportable=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"inserted"})
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         return (-block.inserted,)

@@ -26,6 +26,7 @@ class Gdsf(Eviction):
 
     promise: ClassVar[Promise] = Promise(repeats=True, exportable=True)
     observes: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset({"key", "hits"})
 
     _clock: int = field(default=0, init=False, repr=False, compare=False)
     _values: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -21,6 +21,7 @@ class LengthAware(Eviction):
     """
 
     promise: ClassVar[Promise] = Promise(repeats=True, exportable=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"hits", "position"})
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         return (block.hits, -block.position)

@@ -39,6 +39,11 @@ class Lfu(Eviction):
         """Only global counts outlive a block; the others are the cache's own."""
         return self.counting == "global"
 
+    @property
+    def reads(self) -> frozenset[str]:  # type: ignore[override]
+        """The cache's own count, or the name under which its own are kept."""
+        return frozenset({"hits"} if self.counting == "forget" else {"key"})
+
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         if self.counting == "forget":
             return (block.hits,)

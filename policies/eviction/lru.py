@@ -16,6 +16,7 @@ class Lru(Eviction):
     """The block that has been free for longest; a prompt loses its tail first (vLLM 0.33)."""
 
     promise: ClassVar[Promise] = Promise(repeats=True, exportable=True, tail_first=True)
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         return ()

@@ -20,6 +20,7 @@ class PriorityEviction(Eviction):
     """
 
     promise: ClassVar[Promise] = Promise(repeats=True, exportable=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"importance"})
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         return (block.importance,)

@@ -30,6 +30,7 @@ class Random(Eviction):
 
     promise: ClassVar[Promise] = Promise(repeats=True, exportable=True)
     observes: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset({"key"})
 
     seed: int = 0
     _draws: int = field(default=0, init=False, repr=False, compare=False)

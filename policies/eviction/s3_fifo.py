@@ -30,6 +30,7 @@ class S3Fifo(QueuedEviction):
     """
 
     promise: ClassVar[Promise] = Promise(queues=True, exportable=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"key", "inserted"})
 
     small: float = 0.1
 

@@ -32,6 +32,7 @@ class SessionTtl(Eviction):
     """
 
     promise: ClassVar[Promise] = Promise(dynamic=True, exportable=True, tail_first=True)
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     factor: float = 2.0
     min_s: float = 1.0

@@ -21,6 +21,7 @@ class Sieve(QueuedEviction):
     """
 
     promise: ClassVar[Promise] = Promise(queues=True, exportable=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"key", "inserted"})
 
     _visited: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
     _lap: int = field(default=0, init=False, repr=False, compare=False)

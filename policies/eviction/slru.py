@@ -24,6 +24,7 @@ class Slru(Eviction):
     """
 
     promise: ClassVar[Promise] = Promise(repeats=True, exportable=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"hits"})
 
     protected_threshold: int = 2
 

@@ -26,6 +26,7 @@ class Tlru(Eviction):
     """
 
     promise: ClassVar[Promise] = Promise(repeats=True, exportable=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"reach", "position", "block_size"})
 
     threshold: int = 0
     next_prompt_estimate: int = 0

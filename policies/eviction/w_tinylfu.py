@@ -30,6 +30,7 @@ class WTinyLfu(QueuedEviction):
     """
 
     promise: ClassVar[Promise] = Promise(queues=True, exportable=True)
+    reads: ClassVar[frozenset[str]] = frozenset({"key"})
 
     window: float = 0.01
     protected: float = 0.8

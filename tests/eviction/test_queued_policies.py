@@ -18,7 +18,7 @@ from infersim.policies.eviction.sieve import Sieve
 from infersim.policies.eviction.w_tinylfu import WTinyLfu
 from infersim.policies.types import CachedBlock, Request
 from infersim.scenarios.cache.replay import ReplayCache
-from infersim.sim.state.kv.idle import QueuedOrder
+from infersim.sim.state.kv.fixed import QueuedOrder
 
 ASKED = Request(0, 0, (), 0, 0, -1)
 
