@@ -66,7 +66,7 @@ class SwapSpace:
 
     def out(self, seq: Sequence) -> bool:
         """Copy what *seq* has computed to the host; False when there is no room for it."""
-        blocks = -(-seq.computed // self._block_size)
+        blocks = self._blocks(seq)
         if blocks > self.free:
             self.refused += 1
             return False
@@ -78,6 +78,9 @@ class SwapSpace:
         seq.swapped_bytes += blocks * self.block_bytes
         return True
 
+    def _blocks(self, seq: Sequence) -> int:
+        return -(-seq.computed // self._block_size)
+
     def _slot(self) -> int:
         if self._free:
             return self._free.pop()
@@ -86,8 +89,9 @@ class SwapSpace:
 
     def back(self, seq: Sequence) -> None:
         """Copy it to the blocks that *seq* holds now."""
-        slots = self.held.pop(seq)
-        self._free.extend(reversed(slots))
+        held = self.held.pop(seq)
+        self._free.extend(reversed(held))
+        slots = held[: self._blocks(seq)]  # fewer, if drafts that were under way are refused by now
         self._moves.append(Swap(seq, False, slots, seq.table[: len(slots)]))
         self.ins += 1
         self.in_blocks += len(slots)

@@ -20,7 +20,7 @@ from infersim.sim.state.step import StepBuilder
 from infersim.sim.state.swap import SwapSpace
 
 FEW = settings(
-    max_examples=120,
+    max_examples=60,
     derandomize=True,
     deadline=None,
     suppress_health_check=list(HealthCheck),
