@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -30,11 +31,11 @@ class Arc(QueuedEviction):
     _most: int = field(default=0, init=False, repr=False, compare=False)
     _target: float = field(default=0.0, init=False, repr=False, compare=False)
     _frequent: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
-    _left_recent: dict[int, None] = field(
-        default_factory=dict, init=False, repr=False, compare=False
+    _left_recent: OrderedDict[int, None] = field(
+        default_factory=OrderedDict, init=False, repr=False, compare=False
     )
-    _left_frequent: dict[int, None] = field(
-        default_factory=dict, init=False, repr=False, compare=False
+    _left_frequent: OrderedDict[int, None] = field(
+        default_factory=OrderedDict, init=False, repr=False, compare=False
     )
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
@@ -65,9 +66,9 @@ class Arc(QueuedEviction):
         else:
             recent[block.key] = None
         while recent and self._cached - len(self._frequent) + len(recent) > self._most:
-            del recent[next(iter(recent))]
+            recent.popitem(last=False)
         while frequent and self._cached + len(recent) + len(frequent) > 2 * self._most:
-            del frequent[next(iter(frequent))]
+            frequent.popitem(last=False)
 
     def pick(self, queues: Queues) -> int:
         recent = queues.length(RECENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -36,7 +37,9 @@ class S3Fifo(QueuedEviction):
 
     _hits: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
     _main: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _ghosts: dict[int, None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _ghosts: OrderedDict[int, None] = field(
+        default_factory=OrderedDict, init=False, repr=False, compare=False
+    )
     _entries: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -67,7 +70,7 @@ class S3Fifo(QueuedEviction):
             self._ghosts[block.key] = None
             most = round((1 - self.small) * (len(self._hits) + 1))
             while len(self._ghosts) > most:
-                del self._ghosts[next(iter(self._ghosts))]
+                self._ghosts.popitem(last=False)
 
     def pick(self, queues: Queues) -> int:
         small, main = queues.length(SMALL), queues.length(MAIN)
