@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from .lang import Specialisation
 
 #: bytes of shared memory that one program may have (CUDA programming guide, table of capabilities)
-SHARED_BYTES = {"sm_80": 166_912, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448}
+SHARED_BYTES = {
+    "sm_80": 166_912,
+    "sm_86": 101_376,
+    "sm_89": 101_376,
+    "sm_90": 232_448,
+    "sm_100": 232_448,
+}
 #: what a tensor-core product is called in PTX, the newest first
 TENSOR_CORES = ("tcgen05.mma", "wgmma.mma_async", "mma.sync")
 _ALIGNED = [["tt.divisibility", 16]]

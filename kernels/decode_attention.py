@@ -9,21 +9,23 @@ import triton
 import triton.language as tl
 
 from .lang import Specialisation, cast, dot, e4m3_storage, widen
-from .launch import Launch, architecture, multiprocessors, power_of_two
+from .launch import Launch, architecture, multiprocessors, power_of_two, with_86
 from .paged import attend, attention_work, check_heads, gather
 from .work import Work
 
 #: columns: keys an iteration; by the bytes of a key. rows follow from the heads of a group
-CONFIGS: dict[tuple[int, str], Launch] = {
-    (80, "<=256 bytes"): Launch(rows=0, columns=64, num_warps=4, num_stages=3),
-    (80, ">256 bytes"): Launch(rows=0, columns=64, num_warps=8, num_stages=2),
-    (89, "<=256 bytes"): Launch(rows=0, columns=64, num_warps=4, num_stages=2),
-    (89, ">256 bytes"): Launch(rows=0, columns=64, num_warps=8, num_stages=1),
-    (90, "<=256 bytes"): Launch(rows=0, columns=64, num_warps=4, num_stages=3),
-    (90, ">256 bytes"): Launch(rows=0, columns=64, num_warps=8, num_stages=2),
-    (100, "<=256 bytes"): Launch(rows=0, columns=64, num_warps=4, num_stages=3),
-    (100, ">256 bytes"): Launch(rows=0, columns=64, num_warps=8, num_stages=2),
-}
+CONFIGS = with_86(
+    {
+        (80, "<=256 bytes"): Launch(rows=0, columns=64, num_warps=4, num_stages=3),
+        (80, ">256 bytes"): Launch(rows=0, columns=64, num_warps=8, num_stages=2),
+        (89, "<=256 bytes"): Launch(rows=0, columns=64, num_warps=4, num_stages=2),
+        (89, ">256 bytes"): Launch(rows=0, columns=64, num_warps=8, num_stages=1),
+        (90, "<=256 bytes"): Launch(rows=0, columns=64, num_warps=4, num_stages=3),
+        (90, ">256 bytes"): Launch(rows=0, columns=64, num_warps=8, num_stages=2),
+        (100, "<=256 bytes"): Launch(rows=0, columns=64, num_warps=4, num_stages=3),
+        (100, ">256 bytes"): Launch(rows=0, columns=64, num_warps=8, num_stages=2),
+    }
+)
 MOST_SPLITS = 64
 
 

@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import torch
 
-#: what tables are keyed by: A100, L4/L40S (99 KiB of shared memory a program), H100/H200, B200
-ARCHITECTURES = (80, 89, 90, 100)
-_SMALL_SHARED_MEMORY = (86, 89, 120, 121)
+#: what tables are keyed by: A100, A10/A40/RTX 3090, L4/L40S, H100/H200, B200. 86 and 89 have 99 KiB
+#: of shared memory a program; 80 and 86 have no e4m3 type
+ARCHITECTURES = (80, 86, 89, 90, 100)
+#: of the rest, those with no more shared memory than 89
+_SMALL_SHARED_MEMORY = (120, 121)
 _INTERPRETED_MULTIPROCESSORS = 8
 
 
@@ -40,9 +42,11 @@ def nearest(capability: int) -> int:
     Raises:
         ValueError: below 80, where bf16 products are missing.
     """
+    if capability in ARCHITECTURES:
+        return capability
     if capability in _SMALL_SHARED_MEMORY:
         return 89
-    known = [a for a in ARCHITECTURES if a <= capability and a != 89]
+    known = [a for a in ARCHITECTURES if a <= capability and a not in (86, 89)]
     if not known:
         raise ValueError(f"compute capability {capability / 10} is below 8.0, the least supported")
     return max(known)
@@ -74,6 +78,11 @@ def multiprocessors(device: torch.device) -> int:
 def same_everywhere(by_shape: dict[str, Launch]) -> dict[tuple[int, str], Launch]:
     """The table of a kernel, bound by memory, that is launched alike on every architecture."""
     return {(a, shape): launch for a in ARCHITECTURES for shape, launch in by_shape.items()}
+
+
+def with_86(table: dict[tuple[int, str], Launch]) -> dict[tuple[int, str], Launch]:
+    """*table* with what 89 has for 86 too: as much shared memory, and the same products."""
+    return table | {(86, shape): launch for (a, shape), launch in table.items() if a == 89}
 
 
 def power_of_two(n: int) -> int:

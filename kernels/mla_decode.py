@@ -14,20 +14,22 @@ import triton.language as tl
 
 from .decode_attention import combine_splits, default_splits
 from .lang import Specialisation, cast, dot
-from .launch import Launch, architecture, power_of_two
+from .launch import Launch, architecture, power_of_two, with_86
 from .work import Work
 
 #: rows: heads a program, columns: keys an iteration; by the number of heads
-CONFIGS: dict[tuple[int, str], Launch] = {
-    (80, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
-    (80, ">16 heads"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
-    (89, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
-    (89, ">16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
-    (90, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
-    (90, ">16 heads"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
-    (100, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
-    (100, ">16 heads"): Launch(rows=64, columns=32, num_warps=8, num_stages=2),
-}
+CONFIGS = with_86(
+    {
+        (80, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
+        (80, ">16 heads"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
+        (89, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
+        (89, ">16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
+        (90, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
+        (90, ">16 heads"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
+        (100, "<=16 heads"): Launch(rows=16, columns=64, num_warps=8, num_stages=2),
+        (100, ">16 heads"): Launch(rows=64, columns=32, num_warps=8, num_stages=2),
+    }
+)
 
 
 def mla_decode(

@@ -9,25 +9,27 @@ import triton
 import triton.language as tl
 
 from .lang import Specialisation, cast, dot, e4m3_storage, inline, widen
-from .launch import Launch, architecture, power_of_two
+from .launch import Launch, architecture, power_of_two, with_86
 from .paged import attend, attention_work, check_heads, gather
 from .work import Work
 
 #: rows: queries times the heads of a group, columns: keys an iteration; by the bytes of a key
-CONFIGS: dict[tuple[int, str], Launch] = {
-    (80, "<=256 bytes"): Launch(rows=64, columns=64, num_warps=8, num_stages=2),
-    (80, "<=512 bytes"): Launch(rows=64, columns=32, num_warps=8, num_stages=2),
-    (80, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
-    (89, "<=256 bytes"): Launch(rows=128, columns=32, num_warps=8, num_stages=2),
-    (89, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=4, num_stages=1),
-    (89, ">512 bytes"): Launch(rows=16, columns=16, num_warps=4, num_stages=1),
-    (90, "<=256 bytes"): Launch(rows=128, columns=64, num_warps=8, num_stages=2),
-    (90, "<=512 bytes"): Launch(rows=128, columns=32, num_warps=8, num_stages=2),
-    (90, ">512 bytes"): Launch(rows=64, columns=32, num_warps=8, num_stages=1),
-    (100, "<=256 bytes"): Launch(rows=128, columns=64, num_warps=8, num_stages=2),
-    (100, "<=512 bytes"): Launch(rows=128, columns=32, num_warps=8, num_stages=2),
-    (100, ">512 bytes"): Launch(rows=64, columns=32, num_warps=8, num_stages=1),
-}
+CONFIGS = with_86(
+    {
+        (80, "<=256 bytes"): Launch(rows=64, columns=64, num_warps=8, num_stages=2),
+        (80, "<=512 bytes"): Launch(rows=64, columns=32, num_warps=8, num_stages=2),
+        (80, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
+        (89, "<=256 bytes"): Launch(rows=128, columns=32, num_warps=8, num_stages=2),
+        (89, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=4, num_stages=1),
+        (89, ">512 bytes"): Launch(rows=16, columns=16, num_warps=4, num_stages=1),
+        (90, "<=256 bytes"): Launch(rows=128, columns=64, num_warps=8, num_stages=2),
+        (90, "<=512 bytes"): Launch(rows=128, columns=32, num_warps=8, num_stages=2),
+        (90, ">512 bytes"): Launch(rows=64, columns=32, num_warps=8, num_stages=1),
+        (100, "<=256 bytes"): Launch(rows=128, columns=64, num_warps=8, num_stages=2),
+        (100, "<=512 bytes"): Launch(rows=128, columns=32, num_warps=8, num_stages=2),
+        (100, ">512 bytes"): Launch(rows=64, columns=32, num_warps=8, num_stages=1),
+    }
+)
 
 
 def prefill_attention(

@@ -7,26 +7,28 @@ from collections.abc import Sequence
 import torch
 
 from .lang import Specialisation
-from .launch import Launch, architecture
+from .launch import Launch, architecture, with_86
 from .paged import attend, attention_work, gather
 from .prefill_attention import attend_chunks, forms, key_bucket, specialisation
 from .work import Work
 
 #: rows: tokens times the heads of a group, columns: keys an iteration; by the bytes of a key
-CONFIGS: dict[tuple[int, str], Launch] = {
-    (80, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
-    (80, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=2),
-    (80, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
-    (89, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
-    (89, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=4, num_stages=1),
-    (89, ">512 bytes"): Launch(rows=16, columns=16, num_warps=4, num_stages=1),
-    (90, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
-    (90, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=2),
-    (90, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
-    (100, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
-    (100, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=2),
-    (100, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
-}
+CONFIGS = with_86(
+    {
+        (80, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
+        (80, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=2),
+        (80, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
+        (89, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
+        (89, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=4, num_stages=1),
+        (89, ">512 bytes"): Launch(rows=16, columns=16, num_warps=4, num_stages=1),
+        (90, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
+        (90, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=2),
+        (90, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
+        (100, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
+        (100, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=2),
+        (100, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
+    }
+)
 
 
 def tree_attention(

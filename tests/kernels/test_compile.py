@@ -34,7 +34,10 @@ def compiled(*command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "target",
-    ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in ("sm_80", "sm_89", "sm_100"))],
+    [
+        "sm_90",
+        *(pytest.param(t, marks=pytest.mark.slow) for t in ("sm_80", "sm_86", "sm_89", "sm_100")),
+    ],
 )
 def test_every_specialisation_compiles(target: str) -> None:
     done = compiled("-m", compile_check.__name__, "--target", target)
