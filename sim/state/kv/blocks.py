@@ -19,6 +19,7 @@ _NO_HIT = Hit(0, 0, False, ())
 _POSITION = (1 << BLOCK_INDEX_BITS) - 1
 _UNUSED = -(1 << 62)  # no request has used it
 _ALIKE = frozenset({"blocks", "block_size", "used"})  # fields that a request's blocks agree in
+_NAMED = frozenset({"key", "inserted", "blocks", "block_size"})  # all that queues look at
 _unit = tuple.__new__  # a named tuple's own constructor is Python code
 
 
@@ -68,6 +69,7 @@ class BlockPool(HashChain):
         self._by_hits = reads is not None and "hits" in reads
         self._counts_use = reads is None or not reads.isdisjoint({"importance", "reach"})
         self._counts_media = reads is None or "media_tokens" in reads
+        self._cached = self._named if reads is not None and reads <= _NAMED else self._described
         self._idle: IdleOrder[int] | FixedOrder[int] | QueuedOrder[int] = FixedOrder()
         if eviction.promise.queues:
             self._idle = QueuedOrder(eviction, self._cached)
@@ -198,7 +200,14 @@ class BlockPool(HashChain):
         elif blocks:
             idle.add_alike(blocks, rank(cached(blocks[0]), request, now))
 
-    def _cached(self, block: int) -> CachedBlock:
+    def _named(self, block: int) -> CachedBlock:
+        """Content and age of a block only, twice as fast as all of it."""
+        return _unit(
+            CachedBlock,
+            (self._key[block], 0, 1, 0, self._inserted[block], 0, 0, 0, self.block_size, 0),
+        )
+
+    def _described(self, block: int) -> CachedBlock:
         key = self._key[block]
         assert key is not None
         return _unit(

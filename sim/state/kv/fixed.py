@@ -191,6 +191,7 @@ class QueuedOrder(Generic[U]):
         self._eviction, self._cached = eviction, cached
         self._queues: dict[int, FixedOrder[U]] = {}
         self._where: dict[U, int] = {}
+        self._lengths: dict[int, int] = {}
         self._count = 0  # additions to all queues
 
     def __len__(self) -> int:
@@ -201,47 +202,49 @@ class QueuedOrder(Generic[U]):
         for number, several in groupby(units, _queue_of):
             found = list(several)
             self._where.update((unit, number) for unit, _ in found)
-            order = self._queue(number)
-            order.count = self._count
+            order = self._queue(number, len(found))
             order.add_all(found)
             self._count = order.count
 
     def add_alike(self, units: Sequence[U], key: Key) -> None:
         """Different units became idle, in this order, all with one key."""
         self._where.update(zip(units, repeat(key[0])))
-        order = self._queue(key[0])
-        order.count = self._count
+        order = self._queue(key[0], len(units))
         order.add_alike(units, key)
         self._count = order.count
 
     def put(self, unit: U, key: Key) -> None:
         """Add a unit behind those with equal keys."""
         queue = self._where[unit] = key[0]
-        order = self._queue(queue)
-        order.count = self._count
+        order = self._queue(queue, 1)
         order.add_all(((unit, key),))
         self._count = order.count
 
-    def _queue(self, number: int) -> FixedOrder[U]:
+    def _queue(self, number: int, more: int) -> FixedOrder[U]:
+        """The queue, which is about to get so many units *more*."""
         found = self._queues.get(number)
         if found is None:
             found = self._queues[number] = FixedOrder()
+            self._lengths[number] = 0
+        self._lengths[number] += more
+        found.count = self._count
         return found
 
     def remove(self, unit: U) -> None:
         """*unit* is held again, or gone."""
-        self._queues[self._where.pop(unit)].remove(unit)
+        self.remove_all((unit,))
 
     def remove_all(self, units: Iterable[U]) -> None:
         """Units are held again, or gone."""
-        where, queues = self._where, self._queues
+        where, queues, lengths = self._where, self._queues, self._lengths
         for unit in units:
-            queues[where.pop(unit)].remove(unit)
+            number = where.pop(unit)
+            queues[number].remove(unit)
+            lengths[number] -= 1
 
     def length(self, queue: int) -> int:
         """How many units the queue holds."""
-        found = self._queues.get(queue)
-        return 0 if found is None else len(found)
+        return self._lengths.get(queue, 0)
 
     def head(self, queue: int) -> CachedBlock:
         """The unit of a queue that is not empty with the smallest key."""
@@ -257,6 +260,7 @@ class QueuedOrder(Generic[U]):
         """Remove the head of a queue."""
         unit, key = self._queues[queue].take()
         del self._where[unit]
+        self._lengths[queue] -= 1
         return unit, self._cached(unit), key
 
     def pop(self, now: Picoseconds) -> U:
