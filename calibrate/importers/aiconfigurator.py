@@ -72,7 +72,8 @@ def read(
     Args:
         folder: aiconfigurator's ``systems/data``, any folder above or below it that keeps the
             system in the path, or a flat folder of ``h100_sxm__…`` files.
-        ep: how many groups of the tp GPUs share the experts; tp / ep split each expert.
+        ep: how many groups of GPUs share the experts: of the tp GPUs, which tp / ep split each
+            expert, or more where data-parallel ranks share whole experts (dp = ep / tp).
         version: of the engine, "" for the newest of each table.
         gemm_dtype: "fp8_block" for fp8 with a scale for each block of weights; "" follows *dtype*.
         skew: exponent of the power law by which experts are chosen; 0 is balanced.
@@ -136,8 +137,11 @@ def _check_model(model: ModelSpec, tp: int, ep: int) -> None:
         raise InputError(f"{model.name} has latent attention, which is not imported", where="model")
     if model.sliding_window:
         raise InputError(f"{model.name} has sliding windows, which are not imported", where="model")
-    if ep < 1 or tp % ep or (ep > 1 and model.experts % ep):
-        raise InputError(f"ep {ep} does not divide tp {tp} and {model.experts} experts", where="ep")
+    if ep < 1 or (tp % ep and ep % tp) or (ep > 1 and model.experts % ep):
+        raise InputError(
+            f"ep {ep} does not divide tp {tp} (nor is a multiple), or {model.experts} experts",
+            where="ep",
+        )
 
 
 @dataclass
@@ -254,7 +258,7 @@ class _Import:
             "inter": float(m.moe_ffn),
             "experts": float(m.experts),
             "top_k": float(m.top_k),
-            "tp": float(self.tp // self.ep),
+            "tp": float(max(1, self.tp // self.ep)),
             "ep": float(self.ep),
             "skew": self.skew,
             "weight_bytes": 2.0 if self.gemm_dtype == "bfloat16" else 1.0,

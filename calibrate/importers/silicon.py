@@ -97,7 +97,7 @@ def read(
     quantised = _QUANTISATION[form]
     choice = {
         "tp_size": tp,
-        "moe_tp_size": tp // ep,
+        "moe_tp_size": max(1, tp // ep),
         "moe_ep_size": ep,
         "gemm_quant_mode": quantised,
         "moe_quant_mode": quantised,

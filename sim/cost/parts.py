@@ -38,6 +38,8 @@ class Parts(NamedTuple):
     Attributes:
         tokens: operations on every row of the forward pass.
         samples: operations on the rows that sample.
+        joint: routed experts that data-parallel ranks share, by the tokens of all; None: the
+            replica is one rank.
         image: the vision tower; None: the model has none, or the roofline's says what is wrong.
         filled: operations that come from the roofline.
         uncounted: operations that neither has.
@@ -46,6 +48,7 @@ class Parts(NamedTuple):
 
     tokens: list[Part]
     samples: list[Part]
+    joint: Part | None
     image: Part
     attention: Attention
     filled: list[str]
@@ -84,6 +87,7 @@ class _Builder:
         self._mixed = profile.attention == "mixed"
         self._alphas = Alphas(profile.uneven) if profile.uneven else None
         self._roofline, self._model, self._split = roofline, model, split
+        self._ep = profile.ep
         self._factors = factors
         self._filled: list[str] = []
         self._uncounted: list[str] = []
@@ -95,6 +99,7 @@ class _Builder:
         found = Parts(
             tokens,
             [part for part in samples if part is not None],
+            self._experts() if self._ranks_share else None,
             self._image(),
             self._attention(),
             self._filled,
@@ -105,8 +110,21 @@ class _Builder:
 
     def _superfluous(self, found: Parts) -> list[str]:
         used = {part.op for part in (*found.tokens, *found.samples, found.image)}
+        used |= {"moe"} if self._moe_table is not None else set()
         used |= {"attention", "decode_attention", "prefill_attention"}
         return [op for op in self._tables if op not in used and OPS[op].family != "beside"]
+
+    @property
+    def _ranks_share(self) -> bool:
+        return bool(self._model.experts) and self._split.dp > 1
+
+    @property
+    def _moe_table(self) -> Table | None:
+        """The table of the experts, if it is of a GPU that holds as much of them as these do."""
+        found, split = self._tables.get("moe"), self._split
+        if split.dp > 1 and not (split.expert_parallel and self._ep == split.expert_gpus):
+            return None  # a profile says how whole experts are shared, not slices by ranks
+        return found
 
     def _factor(self, op: str) -> float:
         return self._factors.get(op, 1.0)
@@ -114,14 +132,14 @@ class _Builder:
     # ---- by tokens ------------------------------------------------------------------------------
 
     def _token_parts(self) -> list[Part]:
-        model, tables = self._model, self._tables
+        model = self._model
         found: list[Part | None] = [self._counted(op) for op in ("embedding", "final_norm")]
         if model.qk_norm:
             found.append(self._counted("qk_norm"))
         own_experts = bool(model.experts) and self._split.dp == 1
         wanted = [*self._roofline.elementwise, *self._roofline.products]
         left_out = {"moe"}
-        if own_experts and "moe" in tables and "router" not in tables:
+        if self._moe_table is not None and "router" not in self._tables:
             left_out.add("router")  # a table of the experts is of the whole block
         found += [self._table(op) or self._fill(op) for op in wanted if op not in left_out]
         if own_experts:
@@ -153,9 +171,13 @@ class _Builder:
         return Part(op, OPS[op].family, times, lambda m: (ps(op, m) * factor, DATASHEET))
 
     def _experts(self) -> Part:
-        table, roofline, factor = self._tables.get("moe"), self._roofline, self._factor("moe")
+        table, roofline, factor = self._moe_table, self._roofline, self._factor("moe")
         if table is None:
-            self._filled.append("moe")
+            other = f" (its table is of ep {self._ep})" if "moe" in self._tables else ""
+            self._filled.append("moe" + other)
+            if self._ranks_share:
+                experts = roofline.experts_ps
+                return Part("moe", "moe", 0, lambda m: (experts(m) * factor, DATASHEET))
             own = roofline.elementwise["moe"]
             return Part(
                 "moe",

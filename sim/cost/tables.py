@@ -108,6 +108,7 @@ class TableCost:
         self._samples: dict[int, Grades] = {}
         self._lines: dict[int, _Lines] = {}
         self._batches: dict[int, _Batch] = {}
+        self._exchange_factor = factors.get("all_reduce", 1.0)
         self._marginal_ps = self._marginal()
 
     @property
@@ -187,8 +188,9 @@ class TableCost:
         return round(tokens * self._marginal_ps + attention)
 
     def joint_ps(self, tokens: int) -> Picoseconds:
-        """Experts of data-parallel ranks, from the roofline: no table has them."""
-        return self._roofline.joint_ps(tokens)
+        """Experts that data-parallel ranks share, and the exchange, which is the roofline's."""
+        experts = self.parts.joint.at(tokens)[0] if self.parts.joint is not None else 0.0
+        return round(experts + self._roofline.exchange_ps(tokens) * self._exchange_factor)
 
     def perturbed(self, draws: Mapping[str, float]) -> TableCost:
         """The same with the level of every operation off by its sigma times its family's draw.

@@ -7,10 +7,13 @@ import pytest
 from infersim.policies.errors import InputError
 from infersim.scenarios.catalog.load import gpu, model
 from infersim.sim.cost.base import StepShape
+from infersim.sim.cost.grades import DATASHEET
 from infersim.sim.cost.memory import kv_capacity
 from infersim.sim.cost.overheads import Overheads
+from infersim.sim.cost.profile import Profile, Stamp, Table
 from infersim.sim.cost.roofline import Roofline
 from infersim.sim.cost.specs import Parallelism
+from infersim.sim.cost.tables import TableCost
 
 MOE, CARD = model("qwen3-30b-a3b"), gpu("h100")
 #: no fixed times, and experts so slow at arithmetic that reading them never binds
@@ -55,6 +58,67 @@ def test_one_rank_has_no_joint_part_beside_what_it_pays_itself() -> None:
     assert alone.duration_ps(shape) > ranked.duration_ps(shape)
     experts = alone.duration_ps(shape) - ranked.duration_ps(shape)
     assert ranked.joint_ps(16) > experts / 2  # half the weights, and the exchange
+
+
+def tables(ep: int) -> Profile:
+    """Experts of one GPU of *ep*: 10 us and 0.1 us a token of all ranks."""
+    points = tuple((float(t), 1e-5 + 1e-7 * t) for t in (1, 64, 4096))
+    moe = Table(op="moe", times=MOE.moe_layers, by=("tokens",), points=points)
+    return Profile(
+        name="test",
+        stamp=Stamp(origin="imported", gpu="h100"),
+        model=MOE.name,
+        dtype="bf16",
+        kv_dtype="bf16",
+        ep=ep,
+        attention="separate",
+        tables=(moe,),
+    )
+
+
+def test_ranks_that_share_whole_experts_take_their_table() -> None:
+    found, roofline = TableCost(tables(2), MOE, CARD, EP2), Roofline(MOE, CARD, EP2)
+    for tokens in (1, 100, 4096):
+        experts_ps = MOE.moe_layers * (1e-5 + 1e-7 * tokens) * 1e12
+        expected = experts_ps + roofline.exchange_ps(tokens)
+        assert found.joint_ps(tokens) == pytest.approx(expected, abs=1)
+    assert "moe" not in found.parts.filled
+    assert found.parts.unused == []
+    # it is the ranks' together, and in no rank's own part
+    own = TableCost(tables(4), MOE, CARD, EP2)
+    shape = StepShape(16, 16_000, ((512, 0),), 17)
+    assert "router" not in [part.op for part in found.parts.tokens]
+    less = own.duration_ps(shape) - found.duration_ps(shape)
+    assert less == pytest.approx(router_ps(own, 528), abs=1)
+
+
+def router_ps(cost: TableCost, tokens: int) -> int:
+    """A table of experts is of the block with its router; without one the roofline has it."""
+    (part,) = [part for part in cost.parts.tokens if part.op == "router"]
+    ps, grade = part.at(tokens)
+    assert grade == DATASHEET
+    return round(ps)
+
+
+@pytest.mark.parametrize(("ep", "split"), [(1, EP2), (4, EP2), (2, DP2), (1, DP2)])
+def test_a_table_of_experts_shared_otherwise_is_not_taken(ep: int, split: Parallelism) -> None:
+    """Ranks that slice every expert are in no profile: ep says how whole experts are shared."""
+    found, roofline = TableCost(tables(ep), MOE, CARD, split), Roofline(MOE, CARD, split)
+    assert found.joint_ps(512) == roofline.joint_ps(512)
+    assert f"moe (its table is of ep {ep})" in found.parts.filled
+    assert any(f"ep {ep}" in note for note in found.notes)
+
+
+def test_what_ranks_compute_together_is_as_uncertain_as_its_parts() -> None:
+    draws = dict.fromkeys(
+        ("dense", "elementwise", "attention", "head", "collective", "image", "beside", "host"), 0.0
+    )
+    base = TableCost(tables(2), MOE, CARD, EP2)
+    off = base.perturbed(draws | {"moe": 1.0})
+    exchange_ps = Roofline(MOE, CARD, EP2).exchange_ps(512)
+    factor = (off.joint_ps(512) - exchange_ps) / (base.joint_ps(512) - exchange_ps)
+    assert factor == pytest.approx(1.0304545)  # e to its 3 %
+    assert base.perturbed(draws | {"moe": 0.0}).joint_ps(512) == base.joint_ps(512)
 
 
 @pytest.mark.parametrize(

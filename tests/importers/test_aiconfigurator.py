@@ -196,7 +196,7 @@ def test_experts_come_with_their_routing(own):
         ({"model": "deepseek-v3"}, "latent attention"),
         ({"model": "gpt-oss-20b"}, "sliding windows"),
         ({"model": "qwen3-8b", "tp": 3}, "cannot be split over tp 3"),
-        ({"tp": 2, "ep": 4}, "ep 4 does not divide"),
+        ({"tp": 2, "ep": 3}, "ep 3 does not divide"),
     ],
 )
 def test_what_the_tables_do_not_hold_is_refused(tree, changes, says):
