@@ -28,6 +28,7 @@ EXPECTED = {
     "prompt_starvation",
     "rag_shared_documents",
     "shared_system_prompt",
+    "swap_or_recompute",
     "tenants",
     "validate_vllm_4090",
 }
