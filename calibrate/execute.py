@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from ..policies.types import Picoseconds, ReplicaId
     from ..scenarios.grid import Cell
     from ..scenarios.pools import Pool
-    from ..sim.state.config import PoolConfig
+    from ..sim.state.config import OffloadLimits, PoolConfig
+    from .executor.kv import KVCache
     from .executor.model import Model
     from .executor.runner import StepRunner
+    from .executor.tier import TierStore
 
 GB = 1e9
 GRAPHS_UP_TO = 256  #: sequences in the largest batch that has a CUDA graph
@@ -206,23 +208,27 @@ class Devices:
             from .executor.worker import WorkerRunner
 
             return WorkerRunner(model, cache, self._device, warm_up=tokens)
-        tier = None
-        if config.offload is not None:
-            from .executor.tier import TierStore
-
-            size, free = TierStore.size_bytes(cache, config.offload.blocks), free_bytes("cpu")
-            if size > free:
-                raise InputError(
-                    f"{size / GB:.1f} GB of KV in host memory; {free / GB:.1f} GB are free",
-                    where="cluster.offload.blocks",
-                )
-            tier = TierStore(cache, config.offload.blocks, self._device)
+        tier = self._store(cache, config.offload, "cluster.offload.blocks")
+        swap = self._store(cache, config.swap, "cluster.swap.space_gib")
         graphs = self._options.graphs and model.ops.graphs and self._options.device == "cuda"
         most = min(limits.max_num_seqs, GRAPHS_UP_TO) if graphs else 0
-        runner = Runner(model, cache, self._device, graphs=most, tier=tier)
+        runner = Runner(model, cache, self._device, graphs=most, tier=tier, swap=swap)
         if self._options.clock == "wall":
             runner.warm_up(tokens)
         return runner
+
+    def _store(self, cache: KVCache, limits: OffloadLimits | None, where: str) -> TierStore | None:
+        """Host memory for KV, where there is to be some."""
+        from .executor.tier import TierStore
+
+        if limits is None:
+            return None
+        size, free = TierStore.size_bytes(cache, limits.blocks), free_bytes("cpu")
+        if size > free:
+            raise InputError(
+                f"{size / GB:.1f} GB of KV in host memory; {free / GB:.1f} GB are free", where=where
+            )
+        return TierStore(cache, limits.blocks, self._device)
 
     def _model(self, pool: Pool) -> Model:
         from .executor import weights
@@ -276,8 +282,13 @@ def _check(pool: Pool) -> None:
     """Refuse what does not run on one device in its own number format."""
     from .executor.model import check
 
-    check(pool.model)
     spec = pool.spec
+    if spec.role == "encode":
+        raise InputError(
+            f"the executor computes plain text only, and pool {spec.name} encodes images",
+            where="cluster.pools",
+        )
+    check(pool.model)
     if spec.tp * spec.pp > 1:
         raise InputError(
             f"the executor computes on one device, found tp {spec.tp} pp {spec.pp}",

@@ -22,6 +22,7 @@ from .carrier import Carrier, Fetcher
 from .clock import Clock
 from .runner import StepRunner
 from .server import Server
+from .swap import DeviceSwap
 from .texts import Texts
 
 MakeRunner: TypeAlias = Callable[[PoolConfig, ReplicaId], StepRunner]
@@ -89,6 +90,7 @@ class Cluster(Front[Server]):
             scheduler,
             lambda: waiting_line(order, lambda: self.clock.now_ps),
             connector=connector,
+            swap=None if pool.swap is None else DeviceSwap(pool, runner),
             gaps=self.gaps,
         )
         return Server(

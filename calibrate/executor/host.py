@@ -63,7 +63,7 @@ class DeviceRun(Host[Server]):
         told: Callable[[Picoseconds, int], None] = lambda now, ended: None,
         seen: tuple[Chains, Iterator[Arrival], NextUse] | None = None,
     ) -> None:
-        check(config)
+        check(config, virtual=clock.virtual)
         self._clock, self._told, self._ended = clock, told, 0
         chains, arrivals, future = seen or (Chains(), iter(workload.arrivals()), None)
         self.cluster = Cluster(
@@ -113,11 +113,15 @@ class DeviceRun(Host[Server]):
         self._told(self._clock.now_ps, self._ended)
 
 
-def check(config: ClusterConfig) -> None:
+def check(config: ClusterConfig, *, virtual: bool) -> None:
     """Refuse what the executor does not do.
 
+    Args:
+        virtual: steps last as long as the cost model says.
+
     Raises:
-        InputError: KV that travels during a prefill, data-parallel ranks, speculation, swapping.
+        InputError: KV that travels during a prefill, data-parallel ranks, speculation; swapping on
+            a real clock.
     """
     overlap = getattr(config.disaggregation, "overlap", "none")
     if overlap != "none":
@@ -133,9 +137,9 @@ def check(config: ClusterConfig) -> None:
             )
         if pool.limits.num_spec_tokens:
             raise InputError("the executor does not speculate", where=where)
-        if pool.swap is not None:
+        if pool.swap is not None and not virtual:
             raise InputError(
-                "the executor does not swap preempted requests to host memory",
+                "on a real clock the executor does not swap: steps would wait for a modelled link",
                 where=where,
-                help="preemption_mode: recompute",
+                help="--clock virtual, or preemption_mode: recompute",
             )

@@ -71,6 +71,13 @@ class StepRunner(Protocol):
     def fetch_blocks(self, moves: list[tuple[int, int]]) -> Callable[[], bool]:
         """Copy slots of the tier to blocks; see `TierStore.fetch`."""
 
+    def swap_blocks(self, *, out: bool, moves: list[tuple[int, int]]) -> None:
+        """Copy blocks to slots of the swap space, or back, before any step launched from here on.
+
+        Args:
+            moves: (block, slot) each way out, (slot, block) back.
+        """
+
     def close(self) -> None:
         """No step comes any more."""
 
@@ -85,6 +92,7 @@ class Runner:
     Args:
         graphs: capture pure decode steps in CUDA graphs up to this many sequences; 0: none.
         tier: in host memory; None: nothing is kept there.
+        swap: for preempted requests; None: they lose their KV.
     """
 
     def __init__(
@@ -95,8 +103,10 @@ class Runner:
         *,
         graphs: int,
         tier: TierStore | None = None,
+        swap: TierStore | None = None,
     ) -> None:
-        self._model, self._kv, self._device, self._tier = model, kv, device, tier
+        self._model, self._kv, self._device = model, kv, device
+        self._tier, self._swap = tier, swap
         widest = -(-len(model.cos_sin) // kv.block_size)
         self._graphs = Graphs(model, kv, device, graphs, widest) if graphs else None
         self._queue: deque[_Queued] = deque()  # launched on a CPU, not computed yet
@@ -208,6 +218,13 @@ class Runner:
         self.compute()
         assert self._tier is not None
         return self._tier.fetch(moves)
+
+    def swap_blocks(self, *, out: bool, moves: list[tuple[int, int]]) -> None:
+        """Copy blocks to slots of the swap space, or back."""
+        self.compute()
+        assert self._swap is not None
+        copy = self._swap.keep if out else self._swap.restore
+        copy(moves)
 
     def close(self) -> None:
         """Nothing to do."""

@@ -11,7 +11,7 @@ from time import perf_counter_ns
 from ...policies.errors import InputError, NoProgressError
 from ...policies.types import Picoseconds
 from ...sim.cost.base import StepCost
-from ...sim.cost.grades import Doubt, Ledger
+from ...sim.cost.grades import Doubt, Ledger, delayed
 from ...sim.cost.shape import timed
 from ...sim.state.plan import StepPlan
 from ...sim.state.replica import Replica
@@ -227,6 +227,8 @@ class Server:
                 help="--clock virtual takes their time from the cost model",
             )
         duration, doubt = timed(self._cost, plan)
+        if plan.copying_ps:
+            duration, doubt = duration + plan.copying_ps, delayed(doubt, plan.copying_ps)
         rows = rows_of(plan)
         ticket = self.runner.launch(batch_of(rows, self._texts, self.replica.limits.block_size))
         self._flights.append(

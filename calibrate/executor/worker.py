@@ -85,6 +85,10 @@ class WorkerRunner:
         """A tier needs its device in the host's own process."""
         raise InfersimError("replicas in processes of their own keep no KV in host memory")
 
+    def swap_blocks(self, *, out: bool, moves: list[tuple[int, int]]) -> None:
+        """Processes of their own run on a real clock, and swapping on a virtual one."""
+        raise InfersimError("replicas in processes of their own swap nothing to host memory")
+
     def close(self) -> None:
         """End the process."""
         if self._process.is_alive():

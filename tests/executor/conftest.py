@@ -78,6 +78,9 @@ class Nothing:
     def fetch_blocks(self, moves: Any) -> Any:
         return lambda: True
 
+    def swap_blocks(self, *, out: bool, moves: Any) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -134,7 +137,10 @@ class Both:
             )
             slots = pool.offload.blocks if pool.offload is not None else 1
             store = tier.TierStore(cache, slots, CPU)
-            return runner.Runner(shared["model"], cache, CPU, graphs=0, tier=store)
+            room = None
+            if pool.swap is not None:
+                room = tier.TierStore(cache, pool.swap.blocks, CPU)
+            return runner.Runner(shared["model"], cache, CPU, graphs=0, tier=store, swap=room)
 
         time = clock.WallClock() if wall else clock.VirtualClock()
         seer, seen = oracle_pool(made.config), None

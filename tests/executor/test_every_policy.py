@@ -15,6 +15,7 @@ import pytest
 from infersim.policies.errors import InputError
 from infersim.policies.registry import FAMILIES
 from infersim.policies.scheduling.sglang.order import NAMES
+from infersim.scenarios.choice import parameters
 from infersim.scenarios.schema.presets import PRESETS
 
 CLUSTER = """\
@@ -179,6 +180,14 @@ def _cases() -> Iterator[tuple[str, Case]]:
         plain = (SMALL_STEPS, *line)
         settings = (*plain, _set("scheduling", name))
         yield f"scheduling {name}", Case(OPEN, settings, (), None if name == "vllm-v1" else plain)
+    for name, cls in FAMILIES["scheduling"]:
+        if "preemption" in parameters(cls):
+            line = ("policies.order=shortest-job-first",) if name == "preemptive" else ()
+            tight = (SMALL_STEPS, "cluster.kv_blocks=27", *line)
+            takes = "reserve: nothing, " if name == "in-flight" else ""
+            choice = f"policies.scheduling={{name: {name}, {takes}preemption: swap}}"
+            settings = (*tight, "cluster.swap={space_gib: 0.00005}", choice)
+            yield f"scheduling {name}, swap", Case(OPEN, settings, ("swapped_out", "swapped_in"))
     for name, _ in FAMILIES["order"]:
         plain = (SMALL_STEPS, "policies.scheduling=preemptive")
         settings = (*plain, _set("order", name))

@@ -33,6 +33,9 @@ workload:
 """
 
 
+SWAPPING = "{preset: vllm-v0, preemption_mode: swap}"
+
+
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -92,6 +95,10 @@ def test_a_real_clock_measures_what_happens(capsys: pytest.CaptureFixture[str]) 
         (["--weights", "."], "no .safetensors file"),
         (["--cell", "other"], "unknown cell"),
         (["--clock", "wall", "--set", "cluster.engine=generate"], "computes no padding"),
+        (
+            ["--clock", "wall", "--set", f"cluster.engine={SWAPPING}"],
+            "on a real clock the executor does not swap",
+        ),
     ],
 )
 def test_what_it_cannot_do_it_refuses(

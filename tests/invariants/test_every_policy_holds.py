@@ -1,0 +1,195 @@
+"""Whatever is asked of it, under every preset and every registered policy nothing is lost.
+
+The cases come from the registries, so a new policy is in them; hypothesis draws the cluster, the
+engine's knobs and the workload, and the scenario is read as a user's file is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from infersim.policies.registry import FAMILIES
+from infersim.scenarios import build, grid, load
+from infersim.scenarios.schema.engine import Engine
+from infersim.scenarios.schema.presets import PRESETS
+from infersim.sim.engine.run import Outcome, simulate
+from infersim.sim.state.steps import StepLog
+
+EXAMPLES = settings(
+    max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
+#: knobs of the presets that are drawn, beside those that are switches or have a few values
+BATCHES = ("max_num_seqs", "max_batch_size", "max_num_sequence", "max_running_requests")
+BUDGETS = (
+    "max_num_batched_tokens",
+    "max_num_tokens",
+    "max_batch_tokens",
+    "max_batch_prefill_tokens",
+    "max_prefill_token_num",
+    "max_prefill_tokens",
+    "chunked_prefill_size",
+    "prefill_chunk_size",
+)
+#: parameters with which a policy acts in short runs
+PARAMETERS: dict[tuple[str, str], dict[str, Any]] = {
+    ("scheduling", "adaptive-batch"): {"tpot_s": 0.0005},
+    ("scheduling", "sarathi"): {"chunk_tokens": 8},
+    ("scheduling", "static-batch"): {"max_queue_delay_s": 0.001},
+    ("order", "edf"): {"ttft_s": 0.002, "per_prompt_token_s": 0.0001},
+    ("order", "round-robin"): {"quantum_tokens": 3},
+    ("order", "mlfq"): {"quantum_steps": 2, "promote_after_s": 0.002},
+    ("eviction", "session-ttl"): {"min_s": 0.0, "max_s": 0.01},
+    ("disaggregation", "conditional"): {"max_local_tokens": 12},
+    ("disaggregation", "role-switching"): {
+        "prefill_queue": 0.5,
+        "decode_queue": 0.5,
+        "pause_s": 0.0,
+    },
+}
+
+
+def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in PRESETS:
+        yield f"preset {name}", {"preset": name}
+    for family, registry in FAMILIES.items():
+        for name, cls in registry:
+            if getattr(cls, "encodes", False):
+                continue  # it needs a pool that encodes
+            choice = {"name": name, **PARAMETERS.get((family, name), {})}
+            yield f"{family} {name}", {"policies": {family: choice}, "class": cls}
+
+
+CASES = dict(_cases())
+
+
+def knobs(rng: Random, preset: str, policies: dict[str, Any]) -> dict[str, Any]:
+    """Some of the engine's keys."""
+    kind = type(TypeAdapter(Engine).validate_python({"preset": preset}))
+    drawn: dict[str, Any] = {"preset": preset}
+    for name, field in kind.model_fields.items():
+        taken = name == "preset" or ("scheduling" in policies and name in kind.scheduler_keys)
+        if taken or rng.random() < 0.5:
+            continue
+        if field.annotation is bool:
+            drawn[name] = rng.random() < 0.5
+        elif get_origin(field.annotation) is Literal:
+            drawn[name] = rng.choice(get_args(field.annotation))
+        elif name in BATCHES:
+            drawn[name] = 1 if preset == "candle" else rng.choice((1, 2, 3, 5, 16))
+        elif name in BUDGETS:
+            drawn[name] = rng.choice((16, 64, 200))
+    if drawn.get("capacity_scheduler_policy") == "STATIC_BATCH":
+        drawn.pop("enable_chunked_prefill", None)
+    if drawn.get("prefix_index") == "hash-chain" and drawn.get("schedule_policy") == "dfs-weight":
+        del drawn["prefix_index"]
+    return drawn
+
+
+def workload(rng: Random, *, chat: bool) -> dict[str, Any]:
+    """Few requests, much alike, often all at once."""
+
+    def between(low: int, high: int) -> dict[str, Any]:
+        return {"kind": "uniform", "low": low, "high": rng.choice((low, high))}
+
+    common: dict[str, Any] = {
+        "prompt_tokens": between(1, 40),
+        "output_tokens": between(1, 20),
+        "system": {"count": rng.choice((1, 3)), "tokens": between(1, 33)},
+    }
+    if rng.random() < 0.5:
+        common["max_tokens"] = rng.choice((5, 20))
+    if chat:
+        return {
+            "kind": "chat",
+            "sessions": rng.randint(1, 6),
+            "concurrency": rng.choice((1, 4)),
+            "turns": rng.choice((1, 3)),
+            "think_s": rng.choice((0.00001, 0.001)),
+            **common,
+        }
+    asked: dict[str, Any] = {
+        "kind": "open-loop",
+        "requests": rng.randint(1, 14),
+        "arrivals": rng.choice((300, 3000, {"kind": "all-at-once"})),
+        **common,
+    }
+    if rng.random() < 0.5:
+        asked["priority"] = between(0, 3)
+    if rng.random() < 0.3:
+        asked["images"] = {"count": 2, "tokens": 6}
+    return asked
+
+
+def scenario(rng: Random, case: dict[str, Any]) -> dict[str, Any]:
+    """A whole one, with the case's policy or preset in it."""
+    chosen, cls = dict(case.get("policies", {})), case.get("class")
+    oracle = "eviction" in chosen and cls.promise.oracle
+    split = "disaggregation" in chosen and chosen["disaggregation"]["name"] != "colocated"
+    preset = case.get("preset") or rng.choice(("vllm-v1", "sglang"))
+    if {"victim", "order"} & chosen.keys():
+        preset = "vllm-v1"
+    if chosen.get("scheduling", {}).get("name") == "sglang":
+        preset = "sglang"  # it needs a context limit below what KV holds
+    engine = knobs(rng, preset, chosen)
+    if "eviction" in chosen and cls.promise.queues and not getattr(cls, "on_leaves", False):
+        engine["prefix_index"] = "hash-chain"
+        engine.pop("schedule_policy", None)
+    size = rng.choice((1, 4, 16))
+    pool: dict[str, Any] = {
+        "gpu": "h100-sxm",
+        "model": "qwen2-vl-7b",
+        "block_size": size,
+        "kv_blocks": -(-95 // size) + 3 + rng.choice((0, 1, 4, 40)),
+        "engine": engine,
+    }
+    made: dict[str, Any] = {"name": "s", "seed": rng.randint(0, 3)}
+    replicas = 1 if oracle else rng.choice((1, 2))
+    if split:
+        pools = [{"name": role, "role": role, **pool} for role in ("prefill", "decode")]
+        rng.choice(pools)["replicas"] = replicas
+        made["cluster"] = {"pools": pools}
+        link = {"latency_us": 40, "gbytes_per_s": 0.01, "failure": rng.choice((0, 0.4))}
+        made["links"] = {"kv": link}
+    else:
+        made["cluster"] = {**pool, "replicas": 3 if "routing" in chosen else replicas}
+    if "order" in chosen and rng.random() < 0.5:
+        chosen["scheduling"] = "preemptive"
+        for key in type(TypeAdapter(Engine).validate_python(preset)).scheduler_keys:
+            engine.pop(key, None)
+    made["policies"] = chosen
+    made["workload"] = workload(rng, chat=not oracle and rng.random() < 0.5)
+    if rng.random() < 0.5:
+        made["router"] = {"signal_age_s": 0.0005}
+    return made
+
+
+def columns(outcome: Outcome) -> dict[str, list[Any]]:
+    """The records of the requests."""
+    return {name: column.tolist() for name, column in outcome.requests.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+@EXAMPLES
+@given(rng=st.randoms(use_true_random=False))
+def test_nothing_is_lost(name: str, rng: Random, tmp_path: Path, watch: Any) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(json.dumps(scenario(rng, CASES[name])))
+    source = load.read(str(path), ())
+    (cell,) = grid.cells(source)[1]
+    made, again = (build.assemble(cell, source.folders) for _ in range(2))
+    seen = watch()
+    with seen.watching():
+        steps = simulate(made.config, made.workload, trace=StepLog(), check=True)
+    seen.verify(steps)
+    leaps = simulate(again.config, again.workload)
+    assert columns(leaps) == columns(steps)
+    assert leaps.totals == steps.totals
