@@ -98,7 +98,7 @@ class VirtualClock(Clock):
 
 
 class WallClock(Clock):
-    """Steps last as long as they last. It stands still until `run_out`."""
+    """Steps last as long as they last. It stands still until `begin` or `run_out`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,9 +122,13 @@ class WallClock(Clock):
         self._steps.append(server)
         return server
 
+    def begin(self) -> None:
+        """It is 0 now, and time goes on."""
+        self._began_ns = perf_counter_ns()
+
     def run_out(self) -> None:
         """Run until nothing is left to happen."""
-        self._began_ns = perf_counter_ns()
+        self.begin()
         while True:
             self._run_due()
             if self._steps:

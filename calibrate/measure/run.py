@@ -33,7 +33,7 @@ class Effort:
     @classmethod
     def of(cls, kind: str) -> Effort:
         """Less on a CPU, which others use as well and whose speed is never constant."""
-        return cls() if kind == "cuda" else cls(2, 1, 0.2)
+        return cls() if kind == "cuda" else cls(3, 1, 0.2)
 
 
 class Tick(NamedTuple):

@@ -66,7 +66,7 @@ def test_check_says_what_each_table_is_worth_and_draws_it(
     assert rows["norm"]["noisy"] == 0
     assert sum(rows["decode_attention"]["grades"].values()) == pytest.approx(1)
     assert rows["decode_attention"]["uneven"] == pytest.approx(0.1, abs=0.05)
-    assert found["steps"]["fitted"] == 14
+    assert found["steps"]["fitted"] == 32
     html = page.read_text()
     assert "default-src 'none'" in html
     drawn = json.loads(html.split('id="figures">')[1].split("</script>")[0])

@@ -72,10 +72,11 @@ def test_host_terms_are_what_whole_steps_leave(whole: tuple[Calibration, Path]) 
     assert done.assembled is not None
     steps = done.assembled.steps
     assert steps is not None
-    assert len(steps.rows) == 20
-    assert steps.fitted == 14
+    assert len(steps.rows) == 48
+    assert steps.fitted == 32
     assert max(abs(e) for e in steps.errors) < 0.1
     assert steps.host.step_s > 1e-3  # 5.2 ms less the operations
+    assert not steps.host.overlaps
     assert done.assembled.profile.graphs is None
 
 

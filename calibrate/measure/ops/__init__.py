@@ -31,7 +31,7 @@ def operations(kind: str, devices: int = 1) -> tuple[Op, ...]:
         Sampling(),
         Experts(),
         AllReduce(devices),
-        Steps((40, 30, 15) if on_gpu else (10, 6, 4), 5 if on_gpu else 3, on_gpu=on_gpu),
+        Steps((40, 30, 15) if on_gpu else (24, 16, 8), 5 if on_gpu else 3, on_gpu=on_gpu),
         Bitmask(),
         Copies(to_host=on_gpu),
         BlockCopies(),

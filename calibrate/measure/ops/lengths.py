@@ -29,12 +29,14 @@ def skewed(decodes: int, mean: int, variant: str, longest: int) -> list[int]:
     return [max(1, min(longest, round(one * scale))) for one in raw]
 
 
-def chunk_mixes(count: int, budget: int, longest: int) -> list[list[tuple[int, int]]]:
-    """*count* batches of 2 to 8 chunks that fill at most *budget*; always the same."""
+def chunk_mixes(
+    count: int, budget: int, longest: int, fewest: int = 2
+) -> list[list[tuple[int, int]]]:
+    """*count* batches of *fewest* to 8 chunks that fill at most *budget*; always the same."""
     random = Random("chunk mixes")
     found = []
     for _ in range(count):
-        chunks = random.randint(2, 8)
+        chunks = random.randint(fewest, 8)
         share = budget // chunks
         news = [random.randint(max(2, share // 8), max(2, share)) for _ in range(chunks)]
         befores = [random.choice((0, 0, random.randint(0, longest // 4))) for _ in news]

@@ -1,34 +1,26 @@
-"""Whole steps of the executor's model: what the sum of its operations leaves out."""
+"""Whole steps of the executor: what the sum of its operations leaves out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from random import Random
-from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from ....scenarios.catalog import load
+from ....sim.cost.roofline import Roofline
 from ..grids import Grids
 from ..point import Point
 from ..shapes import MEMORY_FRACTION, Shapes, kv_token_bytes
 from .base import Job
 from .bench import Bench
-from .lengths import chunk_mixes, mix_of, parse_mix
+from .lengths import Mix, chunk_mixes, mix_of, parse_mix
 
 if TYPE_CHECKING:
-    from ...executor.batch import Batch
-    from ...executor.runner import Done, Runner
+    from ..loop import Loop
 
 STEP, DEVICE = "step", "step_device"
 BY = ("decodes", "context_tokens")
 _KV_SHARE = 0.6  # of the KV tokens that fit: graphs and activations need room as well
-
-
-class Loaded(NamedTuple):
-    """The executor's runner, and the ids of the blocks that its cache has."""
-
-    runner: Runner
-    blocks: list[int]
 
 
 class Steps:
@@ -51,26 +43,25 @@ class Steps:
         longest = min(shapes.max_context, grids.contexts[-1])
         room = tokens(shapes)
         cases = [(*_decode(random, shapes, longest, room), "") for _ in range(decode)]
-        for mix in chunk_mixes(mixed, shapes.budget // 2, longest):
+        for raw in chunk_mixes(mixed, shapes.budget // 2, longest, fewest=1):
+            mix = _in_blocks(raw, shapes.block_size)
             free = room - sum(new + before for new, before in mix)
             if free > 0:
                 cases.append((*_decode(random, shapes, longest, free), mix_of(mix)))
-        cases += [
-            (0, 0, mix_of(mix))
-            for mix in chunk_mixes(prefill, shapes.budget, longest)
-            if sum(new + before for new, before in mix) <= room
-        ]
+        for raw in chunk_mixes(prefill, shapes.budget, longest, fewest=1):
+            mix = _in_blocks(raw, shapes.block_size)
+            if sum(new + before for new, before in mix) <= room:
+                cases.append((0, 0, mix_of(mix)))
         return [Point(op, BY, (b, n), variant) for op in self._ops for b, n, variant in cases]
 
     def build(self, point: Point, bench: Bench) -> Job:
-        """Launch and wait, the inputs' way to the device included."""
-        loaded = bench.kept("model", lambda: _load(bench))
-        batch = batch_of(point, bench.shapes, loaded.blocks)
+        """In the executor's own loop, on a synchronous engine."""
+        loop = bench.kept("model", lambda: _load(bench))
+        mix = parse_mix(point.variant) if point.variant else []
 
         def read() -> list[float]:
-            times = [_timed(loaded.runner, batch) for _ in range(self._samples + 1)]
-            which = [wall if point.op == STEP else done.device_ps / 1e12 for wall, done in times]
-            return which[1:]  # the first may compile
+            times = loop.steps(*point.at, mix, self._samples)
+            return [one.wall_s if point.op == STEP else one.device_s for one in times]
 
         return Job((), read=read)
 
@@ -86,77 +77,44 @@ def tokens(shapes: Shapes) -> int:
     return min(most, int(_KV_SHARE * shapes.max_tokens))
 
 
-def _load(bench: Bench) -> Loaded:
+def _load(bench: Bench) -> Loop:
     """The model with random weights and an empty cache on the device."""
     from ...executor.kv import KVCache
     from ...executor.model import Model
-    from ...executor.runner import Runner
     from ...executor.weights import Random as Weights
+    from ..loop import Loop
 
     s, kind = bench.shapes, bench.activation
-    blocks = -(-tokens(s) // s.block_size) + s.max_seqs
+    blocks = -(-(tokens(s) + 2 * s.budget) // s.block_size) + 2 * s.max_seqs
     model = Model(s.model, bench.ops, Weights(0, kind, bench.where), s.max_context, bench.where)
     cache = KVCache(s.model, blocks, s.block_size, dtype=bench.kv, device=bench.where)
-    runner = Runner(model, cache, bench.where, graphs=s.max_seqs if bench.on_gpu else 0)
-    loaded = Loaded(runner, (1 + bench.permutation(blocks)).tolist())
+    cost = Roofline(s.model, load.gpu("cpu"))  # whatever it says, steps take what they take
+    loop = Loop(model, cache, bench.where, cost, graphs=s.max_seqs if bench.on_gpu else 0)
     if bench.on_gpu:
-        bench.facts |= _capacity(loaded, s)
-    return loaded
+        bench.facts |= _capacity(loop, s, blocks)
+    return loop
 
 
-def _capacity(loaded: Loaded, shapes: Shapes) -> dict[str, float]:
+def _capacity(loop: Loop, shapes: Shapes, held_blocks: int) -> dict[str, float]:
     """KV blocks that fit, from what is free when a step of the whole budget has been computed.
 
     The cache that this was done over counts as free.
     """
     import torch
 
-    largest = Point(STEP, BY, (0, 0), f"{min(shapes.budget, shapes.max_context)}@0")
-    loaded.runner.launch(batch_of(largest, shapes, loaded.blocks)).wait()
+    loop.steps(0, 0, [(min(shapes.budget, shapes.max_context), 0)], 1)
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
     block_bytes = shapes.block_size * kv_token_bytes(shapes)
-    held = (len(loaded.blocks) + 1) * block_bytes
+    held = (held_blocks + 1) * block_bytes
     room = free + held - (1 - MEMORY_FRACTION) * total
     blocks = max(0, int(room // block_bytes))
     return {"kv_blocks": float(blocks), "memory_fraction": MEMORY_FRACTION}
 
 
-def batch_of(point: Point, shapes: Shapes, blocks: Sequence[int]) -> Batch:
-    """The inputs of a step: decodes first, then the chunks; every decode and chunk samples."""
-    import numpy as np
-
-    from ...executor.batch import Batch
-
-    decodes, mean = point.at
-    rows = [(1, mean - 1)] * decodes + (parse_mix(point.variant) if point.variant else [])
-    counts, starts = (np.array(column) for column in zip(*rows, strict=True))
-    lengths = counts + starts
-    needs = -(-lengths // shapes.block_size)
-    tables = np.zeros((len(rows), int(needs.max())), dtype=np.int32)
-    taken = 0
-    for i, need in enumerate(needs.tolist()):
-        tables[i, :need] = blocks[taken : taken + need]
-        taken += need
-    first = np.cumsum(counts) - counts
-    positions = np.arange(counts.sum()) - np.repeat(first - starts, counts)
-    own = tables[np.repeat(np.arange(len(rows)), counts), positions // shapes.block_size]
-    return Batch(
-        tokens=np.random.default_rng(0).integers(0, shapes.vocab, int(counts.sum())),
-        positions=positions.astype(np.int32),
-        slots=own.astype(np.int64) * shapes.block_size + positions % shapes.block_size,
-        decodes=decodes,
-        tables=tables,
-        lengths=lengths.astype(np.int32),
-        query_start=np.concatenate([[0], np.cumsum(counts[decodes:])]).astype(np.int32),
-        rows=first + counts - 1,
-    )
-
-
-def _timed(runner: Runner, batch: Batch) -> tuple[float, Done]:
-    start = perf_counter()
-    done = runner.launch(batch).wait()
-    return perf_counter() - start, done
+def _in_blocks(mix: Mix, size: int) -> list[tuple[int, int]]:
+    """The mix with whole blocks before each chunk: what a prefix cache finds."""
+    return [(new, before // size * size) for new, before in mix]
 
 
 def _decode(random: Random, shapes: Shapes, longest: int, room: int) -> tuple[int, int]:
