@@ -19,7 +19,10 @@ class Carrier:
     """Copies blocks from replica to replica.
 
     On a virtual clock they arrive when the link of the scenario says; on a real one, when they are
-    there.
+    there. What travels in parts while it is computed is copied with the last of them.
+
+    Args:
+        block_bytes: of a block of a replica, as the link counts them.
 
     Attributes:
         carried_bytes: sent so far.
@@ -28,10 +31,14 @@ class Carrier:
     """
 
     def __init__(
-        self, link: LinkConfig | None, clock: Clock, server: Callable[[ReplicaId], Server]
+        self,
+        link: LinkConfig | None,
+        clock: Clock,
+        server: Callable[[ReplicaId], Server],
+        block_bytes: Callable[[ReplicaId], int],
     ) -> None:
         self._link = FifoLink(link.latency_ps, link.bytes_per_s) if link is not None else None
-        self._clock, self._server = clock, server
+        self._clock, self._server, self._block_bytes = clock, server, block_bytes
         self.carried_bytes = 0
         self.link_busy_ps: Picoseconds = 0
         self.copying_ps: Picoseconds = 0
@@ -39,25 +46,32 @@ class Carrier:
     def carry(self, pull: Pull, arrived: Callable[[], None]) -> None:
         """Copy what *pull* asks for, and call *arrived* at the time of its arrival."""
         assert self._link is not None  # scenarios with two kinds of pools have one
-        begun = perf_counter_ns()
-        source, target = self._server(pull.prefill), self._server(pull.decode)
-        size = target.replica.limits.block_size
-        prompt = pull.target.prompt_tokens
-        first, last = (prompt - pull.tokens) // size, -(-prompt // size)
-        content = source.runner.read_blocks(pull.source.table[first:last])
-        target.runner.write_blocks(pull.target.table[first:last], content)
-        copying_ps = (perf_counter_ns() - begun) * PS_PER_NS
+        copying_ps = self._copy(pull)
         self.copying_ps += copying_ps
         self.carried_bytes += pull.size_bytes
         now = self._clock.now_ps
         if self._clock.virtual:
             before = self._link.busy_ps
-            arrival = self._link.send(now, pull.size_bytes)
+            arrival = self._link.send(now, pull.size_bytes, pull.before_bytes)
             self.link_busy_ps += self._link.busy_ps - before
             self._clock.at(arrival, ARRIVAL, lambda _: arrived())
         else:
             self.link_busy_ps += copying_ps
             self._clock.at(now, ARRIVAL, lambda _: arrived())
+
+    def _copy(self, pull: Pull) -> Picoseconds:
+        """Copy all blocks if no part of them is left to come; the real time that it took."""
+        begun = perf_counter_ns()
+        source, target = self._server(pull.prefill), self._server(pull.decode)
+        size = target.replica.limits.block_size
+        prompt = pull.target.prompt_tokens
+        first, last = (prompt - pull.tokens) // size, -(-prompt // size)
+        whole_bytes = (last - first) * self._block_bytes(pull.decode)
+        if pull.before_bytes + pull.size_bytes < whole_bytes:
+            return 0
+        content = source.runner.read_blocks(pull.source.table[first:last])
+        target.runner.write_blocks(pull.target.table[first:last], content)
+        return (perf_counter_ns() - begun) * PS_PER_NS
 
 
 class Fetcher:

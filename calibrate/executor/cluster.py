@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from ...policies.eviction.future import NextUse
-from ...policies.types import ReplicaId
+from ...policies.types import Picoseconds, ReplicaId
 from ...sim.state.config import ClusterConfig, PoolConfig
 from ...sim.state.connector import Connector
 from ...sim.state.content import Chains
@@ -18,6 +18,7 @@ from ...sim.state.kv.build import make_pool
 from ...sim.state.offload import OffloadConnector
 from ...sim.state.queue import waiting_line
 from ...sim.state.replica import Replica
+from ...sim.state.ties import ARRIVAL
 from .carrier import Carrier, Fetcher
 from .clock import Clock
 from .runner import StepRunner
@@ -48,8 +49,11 @@ class Cluster(Front[Server]):
         make_runner: MakeRunner,
         on_answer: Callable[[], None],
     ) -> None:
-        self.carrier = Carrier(config.kv_link, clock, lambda number: self.servers[number])
-        super().__init__(config, clock, journal, chains, self.carrier.carry, on_answer)
+        self.carrier = Carrier(
+            config.kv_link, clock, lambda number: self.servers[number], self._block_bytes
+        )
+        later = self._later if clock.virtual else None
+        super().__init__(config, clock, journal, chains, self.carrier.carry, on_answer, later)
         self.clock = clock
         for pool in config.pools:
             for _ in range(pool.replicas):
@@ -71,9 +75,8 @@ class Cluster(Front[Server]):
             eviction.attach(future)
         # ids of blocks are what tensors are indexed by, so never runs of blocks
         kv = make_pool(limits, eviction, runs=False)
-        connector: Connector | None = split_connector(
-            self._splitter, pool, roles_change=self.roles.change
-        )
+        splits = split_connector(self._splitter, pool, roles_change=self.roles.change)
+        connector: Connector | None = splits
         if pool.offload is not None:
             assert isinstance(kv, BlockPool)  # a scenario keeps no tier behind a radix tree
             fetcher = Fetcher(pool.offload, self.clock, lambda: self.servers[number])
@@ -102,4 +105,12 @@ class Cluster(Front[Server]):
             texts,
             on_end=lambda seq: self.ended(number, seq),
             on_admit=lambda plan: self.admitted(number, plan),
+            on_begin=None if splits is None else self._splitter.begun,
         )
+
+    def _block_bytes(self, number: ReplicaId) -> int:
+        pool = self._pool_of[number]
+        return pool.limits.block_size * pool.kv_bytes_per_token
+
+    def _later(self, time_ps: Picoseconds, call: Callable[[], None]) -> None:
+        self.clock.at(time_ps, ARRIVAL, lambda _: call())

@@ -51,7 +51,7 @@ class Server:
     Args:
         number: the replica's id; ties at one instant go by it.
         texts: tokens of its requests.
-        on_end, on_admit: as in the simulator's server.
+        on_end, on_admit, on_begin: as in the simulator's server.
 
     Attributes:
         answers: request id -> position -> the token that the model sampled for it.
@@ -68,10 +68,11 @@ class Server:
         *,
         on_end: Callable[[Sequence], None],
         on_admit: Callable[[StepPlan], None],
+        on_begin: Callable[[StepPlan, Picoseconds, Picoseconds], None] | None = None,
     ) -> None:
         self.number, self.replica, self.runner = number, replica, runner
         self._clock, self._cost, self._texts = clock, cost, texts
-        self._on_end, self._on_admit = on_end, on_admit
+        self._on_end, self._on_admit, self._on_begin = on_end, on_admit, on_begin
         self._depth = 2 if replica.limits.async_scheduling else 1
         self._flights: deque[Flight] = deque()
         self._wake: object = None  # the pending callback
@@ -205,7 +206,7 @@ class Server:
         elif (due := replica.wakes_ps) > now:
             self._dozing = True
             self._wake = self._clock.at(due, REPLICA + self.number, self.boundary)
-        elif replica.running or (replica.waiting_count and not replica.expects_news):
+        elif replica.stands_still:
             raise NoProgressError(
                 f"replica {self.number} has {replica.waiting_count} requests waiting and "
                 f"{len(replica.running)} running, and its scheduler plans nothing"

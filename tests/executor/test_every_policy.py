@@ -212,6 +212,12 @@ def _cases() -> Iterator[tuple[str, Case]]:
         text = CHAT if name == "colocated" else SPLIT
         happens = ("hit_tokens",) if name == "colocated" else ("hit_tokens", "remote_tokens")
         yield f"disaggregation {name}", Case(text, (_set("disaggregation", name),), happens)
+    for overlap in ("blocks", "layers"):
+        travel = f"{{name: static-split, transfer: push, overlap: {overlap}}}"
+        chunks = "cluster.pools.0.engine={max_num_batched_tokens: 16}"
+        settings = (f"policies.disaggregation={travel}", chunks, "links.kv.failure=0.2")
+        happens = ("remote_tokens", "prefill_context_tokens", "failed_transfers")
+        yield f"disaggregation, {overlap}", Case(SPLIT, settings, happens)
     pools = tuple(f"cluster.pools.{i}.engine=sglang" for i in range(2))
     yield "disaggregation, radix", Case(SPLIT, pools, ("hit_tokens", "remote_tokens"))
     tight = (SMALL_STEPS, "cluster.kv_blocks=27")
