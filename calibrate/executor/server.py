@@ -206,7 +206,7 @@ class Server:
         elif (due := replica.wakes_ps) > now:
             self._dozing = True
             self._wake = self._clock.at(due, REPLICA + self.number, self.boundary)
-        elif replica.stands_still:
+        elif replica.running or (replica.waiting_count and not replica.expects_news):
             raise NoProgressError(
                 f"replica {self.number} has {replica.waiting_count} requests waiting and "
                 f"{len(replica.running)} running, and its scheduler plans nothing"
@@ -235,3 +235,5 @@ class Server:
         self._flights.append(
             Flight(plan, start, start + duration, schedule_ps, rows, ticket, doubt)
         )
+        if plan.chunks and self._on_begin is not None:
+            self._on_begin(plan, start, start + duration)
