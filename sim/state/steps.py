@@ -147,5 +147,5 @@ def digest(plans: list[StepPlan]) -> int:
         words.append(len(plan.preempted))
         words.extend(seq.id for seq in plan.preempted)
         for move in plan.swaps:
-            words.extend((move.seq.id, move.out, len(move.slots)))
+            words.extend((move.seq.id, move.out, move.blocks))
     return int.from_bytes(blake2b(words.tobytes(), digest_size=8).digest(), "little")

@@ -23,14 +23,12 @@ class Swap(NamedTuple):
 
     Attributes:
         out: to the host; False: back.
-        slots: of the host, in the order of the sequence's blocks.
-        table: its blocks on the device; empty where the pool has no ids of blocks.
+        blocks: how many.
     """
 
     seq: Sequence
     out: bool
-    slots: list[int]
-    table: list[int]
+    blocks: int
 
 
 class SwapSpace:
@@ -70,13 +68,15 @@ class SwapSpace:
         if blocks > self.free:
             self.refused += 1
             return False
-        slots = [self._slot() for _ in range(blocks)]
-        self.held[seq] = slots
-        self._moves.append(Swap(seq, True, slots, seq.table[:blocks]))
+        self.held[seq] = [self._slot() for _ in range(blocks)]
         self.outs += 1
         self.out_blocks += blocks
-        seq.swapped_bytes += blocks * self.block_bytes
+        self._move(seq, out=True, blocks=blocks)
         return True
+
+    def _move(self, seq: Sequence, *, out: bool, blocks: int) -> None:
+        self._moves.append(Swap(seq, out, blocks))
+        seq.swapped_bytes += blocks * self.block_bytes
 
     def _blocks(self, seq: Sequence) -> int:
         return -(-seq.computed // self._block_size)
@@ -89,13 +89,11 @@ class SwapSpace:
 
     def back(self, seq: Sequence) -> None:
         """Copy it to the blocks that *seq* holds now."""
-        held = self.held.pop(seq)
-        self._free.extend(reversed(held))
-        slots = held[: self._blocks(seq)]  # fewer, if drafts that were under way are refused by now
-        self._moves.append(Swap(seq, False, slots, seq.table[: len(slots)]))
+        self._free.extend(reversed(self.held.pop(seq)))
+        blocks = self._blocks(seq)  # fewer, if drafts that were under way are refused by now
         self.ins += 1
-        self.in_blocks += len(slots)
-        seq.swapped_bytes += len(slots) * self.block_bytes
+        self.in_blocks += blocks
+        self._move(seq, out=False, blocks=blocks)
 
     def drop(self, seq: Sequence) -> None:
         """Forget what is here of *seq*, which has ended."""
@@ -109,7 +107,7 @@ class SwapSpace:
         return moves, took
 
     def _copying_ps(self, moves: list[Swap], *, out: bool) -> Picoseconds:
-        blocks = sum(len(move.slots) for move in moves if move.out is out)
+        blocks = sum(move.blocks for move in moves if move.out is out)
         if not blocks:
             return 0
         size_bytes = blocks * self.block_bytes
