@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from infersim.policies.errors import InputError
+from infersim.policies.errors import InputError, NoProgressError
 from infersim.policies.registry import FAMILIES
 from infersim.policies.scheduling.sglang.order import NAMES
 from infersim.scenarios.choice import parameters
@@ -143,6 +143,17 @@ class OneAtATime:
 
     def repeats(self, view):
         return False
+
+
+@dataclass
+class Idler:
+    promise: ClassVar[Promise] = Promise()
+
+    def schedule(self, view, step):
+        pass
+
+    def repeats(self, view):
+        return False
 """
 
 
@@ -256,6 +267,14 @@ def said(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> dict[str, Any]
     found[SPLIT] = found[CHAT]
     assert len({token for answer in found[OPEN].values() for token in answer}) > 20
     return found
+
+
+def test_no_progress_is_an_error_by_name(tmp_path: Path, tools: Any) -> None:
+    (tmp_path / "odd.py").write_text(ODD)
+    both = tools.Both(tmp_path, OPEN, "policies.scheduling=odd.py:Idler")
+    for play in (both.simulated, both.executed):
+        with pytest.raises(NoProgressError, match="has 1 requests waiting and 0 running"):
+            play()
 
 
 @pytest.mark.parametrize("name", [n for n, cls in FAMILIES["eviction"] if not _on_a_tree(cls)])

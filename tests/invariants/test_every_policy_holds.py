@@ -17,11 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from infersim.policies.errors import InfersimError
 from infersim.policies.registry import FAMILIES
 from infersim.scenarios import build, grid, load
 from infersim.scenarios.schema.engine import Engine
 from infersim.scenarios.schema.presets import PRESETS
 from infersim.sim.engine.run import Outcome, simulate
+from infersim.sim.state.kv.blocks import BlockPool
+from infersim.sim.state.kv.radix import RadixIndex
+from infersim.sim.state.replica import Replica
+from infersim.sim.state.sequence import Sequence
 from infersim.sim.state.steps import StepLog
 
 EXAMPLES = settings(
@@ -175,6 +180,83 @@ def scenario(rng: Random, case: dict[str, Any]) -> dict[str, Any]:
 def columns(outcome: Outcome) -> dict[str, list[Any]]:
     """The records of the requests."""
     return {name: column.tolist() for name, column in outcome.requests.items()}
+
+
+def _lost_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    acquire = BlockPool.acquire
+
+    def acquired(pool: BlockPool, seq: Any, hit: Any, blocks: int) -> None:
+        acquire(pool, seq, hit, blocks)
+        pool._ref[seq.table[0]] += 1
+
+    monkeypatch.setattr(BlockPool, "acquire", acquired)
+
+
+def _lost_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RadixIndex, "unlock", lambda index, node, request=None: 0)
+
+
+def _token_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Replica.begin
+
+    def begun(replica: Replica, plan: Any) -> None:
+        begin(replica, plan)
+        for chunk in plan.chunks:
+            if not chunk.samples:
+                chunk.seq.computed += 1
+
+    monkeypatch.setattr(Replica, "begin", begun)
+
+
+def _time_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = Replica.finish
+    monkeypatch.setattr(
+        Replica, "finish", lambda r, plan, now, steps=1: finish(r, plan, now - 10**9, steps)
+    )
+
+
+def _answer_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    init = Sequence.__init__
+
+    def made(seq: Sequence, request: Any, output: int, chain: Any, longest: int) -> None:
+        init(seq, request, max(output - 1, 1), chain, longest)
+
+    monkeypatch.setattr(Sequence, "__init__", made)
+
+
+@pytest.mark.parametrize(
+    ("fault", "engine"),
+    [
+        (_lost_reference, "{preset: vllm-v1, prefix_index: hash-chain}"),
+        (_lost_lock, "{preset: sglang}"),
+        (_token_left_out, "{preset: vllm-v1, max_num_batched_tokens: 16}"),
+        (_time_goes_back, "{preset: vllm-v1}"),
+        (_answer_cut, "{preset: vllm-v1}"),
+    ],
+    ids=["reference", "lock", "token", "time", "answer"],
+)
+def test_a_planted_fault_is_seen(
+    fault: Any, engine: str, tmp_path: Path, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "name: s\ncluster: {gpu: h100-sxm, model: tiny, block_size: 4, kv_blocks: 60, "
+        f"engine: {engine}}}\npolicies: {{eviction: fifo}}\n"
+        "workload: {kind: open-loop, requests: 8, arrivals: 3000, prompt_tokens: 30, "
+        "output_tokens: 5, system: {tokens: 12}}\n"
+    )
+    source = load.read(str(tmp_path / "s.yaml"), ())
+    (cell,) = grid.cells(source)[1]
+
+    def play() -> None:
+        made, seen = build.assemble(cell, source.folders), watch()
+        with seen.watching():
+            outcome = simulate(made.config, made.workload, trace=StepLog(), check=True)
+        seen.verify(outcome)
+
+    play()
+    fault(monkeypatch)
+    with pytest.raises((AssertionError, InfersimError)):
+        play()
 
 
 @pytest.mark.parametrize("name", CASES)
