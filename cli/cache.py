@@ -1,4 +1,4 @@
-"""``infersim cache``: a trace through one cache, no timing."""
+"""``infersim cache``: traces through caches, no timing."""
 
 from __future__ import annotations
 
@@ -7,15 +7,56 @@ from typing import Annotated
 
 import typer
 
+from ..policies.errors import InputError
+from .codes import OK
 from .console import note, print_json, print_table
+
+_EVICTIONS = (
+    "lru,lfu,fifo,random,gdsf,length-aware,slru,session-ttl,sieve,s3-fifo,arc,w-tinylfu,belady"
+)
+_KV_TOKENS = "1M,8M"
+_SEEDLESS = "a cluster is replayed only where --routing names routers"
 
 
 def cache(
-    trace: Annotated[Path, typer.Argument(help="A trace with block ids, plain or compressed.")],
+    traces: Annotated[
+        list[Path],
+        typer.Argument(metavar="TRACE", help="Traces with block ids, plain or compressed."),
+    ],
     eviction: Annotated[
-        str, typer.Option(help="Policies, e.g. 'lru,lfu(counting=global),my.py:Mine'.")
-    ] = "lru",
-    capacity: Annotated[str, typer.Option(help="Blocks, e.g. 1000,10000,inf.")] = "inf",
+        str | None,
+        typer.Option(
+            help="Policies, e.g. 'lru,lfu(counting=global),my.py:Mine'; lru if left out, with "
+            "--routing thirteen of them."
+        ),
+    ] = None,
+    capacity: Annotated[
+        str | None, typer.Option(help="Blocks, e.g. 1000,10000,inf; inf if left out.")
+    ] = None,
+    routing: Annotated[
+        str | None,
+        typer.Option(help="Replay a cluster behind each of these routers, e.g. round-robin."),
+    ] = None,
+    kv_tokens: Annotated[
+        str | None, typer.Option(help="With --routing: KV of a replica, e.g. 500k,8M.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="With --routing.")] = 8,
+    in_flight: Annotated[
+        int, typer.Option(min=1, help="With --routing: requests of the cluster that hold KV.")
+    ] = 64,
+    session_every_s: Annotated[
+        float, typer.Option(help="With --routing: pause between starts of recorded sessions.")
+    ] = 60.0,
+    block_tokens: Annotated[
+        str | None,
+        typer.Option(help="With --routing: tokens in a block, one number or one a trace."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="With --routing: write an HTML report to this file.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="With --routing: processes; as many as cores.")
+    ] = None,
     format: Annotated[
         str | None, typer.Option("--format", help="The trace's format; recognised if left out.")
     ] = None,
@@ -23,18 +64,93 @@ def cache(
         int | None, typer.Option("--block-size", help="Tokens of one block id.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON rows.")] = False,
-) -> None:
+) -> int:
     """Replay a trace through a cache alone: hit rate by policy and capacity in blocks.
 
     `infersim cache mooncake_conversation_trace.jsonl.gz --eviction lru,lfu,belady
     --capacity 1000,10000,inf`. Every block of a request is looked up and inserted at its arrival;
     nothing is pinned and answers are not cached, so this bounds what an engine can reach.
+
+    With --routing, replicas behind a router are replayed, each with the simulator's own KV pool,
+    for every eviction, router and size: `infersim cache a.jsonl.gz b.jsonl.xz --routing
+    round-robin,session-sticky,prefix-aware --report cache.html`.
     """
+    if routing is None:
+        for name, given in (
+            ("--kv-tokens", kv_tokens),
+            ("--block-tokens", block_tokens),
+            ("--report", report),
+            ("--jobs", jobs),
+        ):
+            if given is not None:
+                raise InputError(_SEEDLESS, where=name, help="e.g. --routing session-sticky")
+        _one_cache(traces, eviction or "lru", capacity or "inf", format, block_size, json)
+        return OK
+    if capacity is not None:
+        raise InputError(
+            "with --routing the size of a replica is given in tokens",
+            where="--capacity",
+            help=f"--kv-tokens {_KV_TOKENS}",
+        )
+    from ..scenarios.cache.grid import read_study
+    from ..scenarios.cache.parallel import run_study
+    from ..scenarios.runner import cores
+
+    study = read_study(
+        traces,
+        eviction or _EVICTIONS,
+        routing,
+        kv_tokens or _KV_TOKENS,
+        block_tokens,
+        replicas=replicas,
+        in_flight=in_flight,
+        session_every_s=session_every_s,
+        format=format,
+        block_size=block_size,
+        say=lambda caveat: note(f"note: {caveat}"),
+    )
+    cells = len(study.cells())
+    done = iter(range(1, cells + 1))
+    results = run_study(
+        study,
+        jobs=jobs or cores(),
+        listen=lambda r: note(
+            f"[{next(done)}/{cells}] {r.trace} {r.eviction} {r.routing} {r.kv_tokens:,}: "
+            f"{r.hit_rate:.4f} after {r.seconds:.1f} s"
+        ),
+    )
+    rows = [result.to_dict() for result in results]
+    if report is not None:
+        from ..reports.page.caches import write_page
+
+        write_page(report, rows, study.facts(), _command(traces, routing))
+        note(f"wrote {report}")
+    if json:
+        print_json(rows)
+        return OK
+    head = ("trace", "eviction", "routing", "KV tokens", "block", "hit rate", "seconds")
+    keys = ("trace", "eviction", "routing", "kv_tokens", "block_tokens", "hit_rate", "seconds")
+    print_table(head, [tuple(row[key] or "inf" for key in keys) for row in rows])
+    return OK
+
+
+def _one_cache(
+    traces: list[Path],
+    eviction: str,
+    capacity: str,
+    format: str | None,
+    block_size: int | None,
+    json: bool,
+) -> None:
     from ..scenarios.cache.grid import replay_trace
 
+    if len(traces) > 1:
+        raise InputError(
+            f"{len(traces)} traces: without --routing there is one", help="one command a trace"
+        )
     rows = list(
         replay_trace(
-            trace,
+            traces[0],
             eviction,
             capacity,
             format=format,
@@ -47,3 +163,8 @@ def cache(
         return
     head = ("eviction", "capacity", "hit rate", "hits", "references", "seconds")
     print_table(head, [tuple(row.to_dict().values()) for row in rows])
+
+
+def _command(traces: list[Path], routing: str) -> str:
+    names = " ".join(path.name for path in traces)
+    return f"infersim cache {names} --routing {routing} --report …"

@@ -72,7 +72,8 @@ class WTinyLfu(QueuedEviction):
         self._queue.pop(block.key, None)
 
     def pick(self, queues: Queues) -> int:
-        window, probation, protected = (queues.length(q) for q in (WINDOW, PROBATION, PROTECTED))
+        length = queues.length
+        window, probation, protected = length(WINDOW), length(PROBATION), length(PROTECTED)
         self._goes_on = False
         if self._lost:  # the head of the main part, against who was let in
             return PROBATION

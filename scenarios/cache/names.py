@@ -12,12 +12,18 @@ from ..choice import Choice, choose
 from ..document import parse
 from ..explain import PartError
 
-EVICTION, CAPACITY = "--eviction", "--capacity"
+EVICTION, ROUTING = "--eviction", "--routing"
+CAPACITY, KV_TOKENS = "--capacity", "--kv-tokens"
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\s*=(.*)", re.DOTALL)
 _BRACKETS = re.compile(r"([^()]*)\(([^()]*)\)")
 _COLON = re.compile(r"(.+?):([A-Za-z_]\w*\s*=.*)", re.DOTALL)
 _COMMA = re.compile(r",(?![^()]*\))")
+
+_EXAMPLES = {
+    "eviction": ("an eviction policy", "lru,lfu(counting=global),session-ttl:factor=3,min_s=5"),
+    "routing": ("a routing policy", "round-robin,prefix-aware(cache_threshold=0.3)"),
+}
 
 
 class Named(NamedTuple):
@@ -40,27 +46,36 @@ def parse_evictions(text: str, folder: Path | None = None) -> list[Named]:
     Raises:
         InputError: a policy or parameter that there is not, or a piece that cannot be read.
     """
+    return _named("eviction", EVICTION, text, folder)
+
+
+def parse_routings(text: str, folder: Path | None = None) -> list[Named]:
+    """As `parse_evictions`, for routers."""
+    return _named("routing", ROUTING, text, folder)
+
+
+def _named(family: str, option: str, text: str, folder: Path | None) -> list[Named]:
     pieces: list[str] = []
     for piece in map(str.strip, _COMMA.split(text)):
         if _ASSIGNMENT.fullmatch(piece) and pieces and _COLON.fullmatch(pieces[-1]):
             pieces[-1] += f",{piece}"
         else:
             pieces.append(piece)
-    return [Named(piece, _choice(piece, folder or Path())) for piece in pieces]
+    return [Named(piece, _choice(family, option, piece, folder or Path())) for piece in pieces]
 
 
-def _choice(piece: str, folder: Path) -> Choice:
-    where = f"{EVICTION} {piece}".rstrip()
+def _choice(family: str, option: str, piece: str, folder: Path) -> Choice:
+    where = f"{option} {piece}".rstrip()
     match = _BRACKETS.fullmatch(piece) or _COLON.fullmatch(piece)
     name, assignments = (match[1].strip(), match[2]) if match else (piece, "")
     if not name or _ASSIGNMENT.fullmatch(name) or set("()") & set(name):
         raise InputError(
-            f'found "{piece}" where the name of an eviction policy is expected',
+            f'found "{piece}" where the name of {_EXAMPLES[family][0]} is expected',
             where=where,
-            help="e.g. --eviction 'lru,lfu(counting=global),session-ttl:factor=3,min_s=5'",
+            help=f"e.g. {option} '{_EXAMPLES[family][1]}'",
         )
     try:
-        return choose("eviction", name, _params(assignments, where), [folder])
+        return choose(family, name, _params(assignments, where), [folder])
     except PartError as part:
         key = ".".join(map(str, part.path))
         raise InputError(
@@ -101,3 +116,24 @@ def _capacity(piece: str) -> float:
             help="a whole number from 1, or inf: --capacity 1000,10000,inf",
         )
     return int(piece)
+
+
+def parse_kv_tokens(text: str) -> list[int]:
+    """Read e.g. ``500k,3M``: tokens whose KV a replica holds.
+
+    Raises:
+        InputError: an entry that is no whole number from 1, with k or M behind it or not.
+    """
+    return [_tokens(piece.strip()) for piece in text.split(",")]
+
+
+def _tokens(piece: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12})([kM]?)", piece)
+    tokens = int(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]] if match else 0
+    if not tokens:
+        raise InputError(
+            f'found "{piece}" where the tokens that a replica holds are expected',
+            where=f"{KV_TOKENS} {piece}".rstrip(),
+            help="a whole number from 1, also in k or M: --kv-tokens 500k,3M",
+        )
+    return tokens

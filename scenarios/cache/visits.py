@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ class Visits:
     requests: Sequence[Visit]
     sessions: int = 0
 
-    @property
+    @cached_property
     def prompt_tokens(self) -> int:
         """Of all requests."""
         return sum(request.prompt_tokens for request, _ in self.requests)
