@@ -21,6 +21,7 @@ from ..sim.state.records import CellRecords, GapHistogram
 from ..sim.state.steps import StepLog
 from ..sim.state.streams import Streams
 from .choice import Choice
+from .encoders import check_encoders, pool_of
 from .explain import PartError
 from .pools import Pool
 from .sampling import disturbed
@@ -29,7 +30,7 @@ from .schema.pool import PoolsSpec
 
 if TYPE_CHECKING:
     from .grid import Cell
-    from .schema.scenario import Scenario
+    from .schema.scenario import LinkSpec, Scenario
     from .workload.built import BuiltWorkload
 
 
@@ -120,7 +121,7 @@ def pools(scenario: Scenario, folders: Sequence[Path]) -> list[Pool]:
     found = []
     for i, spec in enumerate(scenario.pools):
         try:
-            found.append(Pool(spec, folders))
+            found.append(pool_of(spec, folders))
             found[-1].swap(scenario.policies)
         except PartError as error:
             place = ("cluster", "pools", i) if listed else ("cluster",)
@@ -138,7 +139,8 @@ def cluster(scenario: Scenario, found: Sequence[Pool], folders: Sequence[Path]) 
         pools=tuple(pool.config(policies) for pool in found),
         routing=routing.build(),
         disaggregation=placement.build(),
-        kv_link=_link(scenario, folders),
+        kv_link=_link(scenario.links.kv, folders),
+        embedding_link=_link(scenario.links.embeddings, folders),
         signal_age_ps=round(scenario.router.signal_age_s * PS_PER_S),
     )
 
@@ -172,7 +174,8 @@ def assemble(cell: Cell, folders: Sequence[Path]) -> Assembly:
     config = disturbed(cluster(scenario, found, folders), cell)
     config.routing.rng = streams.get("routing")
     config = replace(config, link_rng=streams.get("links.kv"))
-    context = min(pool.capacity.max_model_len for pool in found)
+    config = replace(config, embedding_rng=streams.get("links.embeddings"))
+    context = min(p.capacity.max_model_len for p in found if p.spec.role != "encode")
     contents = Contents()
     workload = scenario.workload.build(streams, contents, folders, context)
     limits = RunLimits(scenario.limits.requests, _picoseconds(scenario.limits.duration_s))
@@ -228,7 +231,9 @@ def _told(so_far: Progress, duration_s: float | None) -> tuple[float, int, float
 
 
 def _check_together(scenario: Scenario, found: Sequence[Pool]) -> None:
-    roles = sorted({pool.spec.role for pool in found})
+    check_encoders(scenario, found)
+    served = [(i, pool) for i, pool in enumerate(found) if pool.spec.role != "encode"]
+    roles = sorted({pool.spec.role for _, pool in served})
     if roles == ["both"]:
         return
     if len(roles) == 1:
@@ -240,13 +245,13 @@ def _check_together(scenario: Scenario, found: Sequence[Pool]) -> None:
         help = "give all of them role: both, or prefill and decode only, or a disaggregation policy"
         raise PartError(InputError(message, help=help), "cluster", "pools")
     for name, values in (
-        ("model", [pool.model.name for pool in found]),
-        ("kv_dtype", [pool.spec.kv_dtype for pool in found]),
-        ("block_size", [pool.spec.block_size for pool in found]),
+        ("model", [(i, pool.model.name) for i, pool in served]),
+        ("kv_dtype", [(i, pool.spec.kv_dtype) for i, pool in served]),
+        ("block_size", [(i, pool.spec.block_size) for i, pool in served]),
     ):
-        for i, value in enumerate(values):
-            if value != values[0]:
-                message = f"KV moves between pools: {name} must be {values[0]} in all of them"
+        for i, value in values:
+            if value != values[0][1]:
+                message = f"KV moves between pools: {name} must be {values[0][1]} in all of them"
                 raise PartError(InputError(message), "cluster", "pools", i, name)
     if scenario.links.kv is None:
         message = "prefill and decode pools need a link for the KV between them"
@@ -278,11 +283,13 @@ def _files(data: Any) -> Iterator[str]:
 
 
 def _placement(scenario: Scenario) -> str:
-    return "colocated" if all(pool.role == "both" for pool in scenario.pools) else "static-split"
+    roles = {pool.role for pool in scenario.pools}
+    if "encode" in roles:
+        return "encoder-split"
+    return "colocated" if roles == {"both"} else "static-split"
 
 
-def _link(scenario: Scenario, folders: Sequence[Path]) -> LinkConfig | None:
-    spec = scenario.links.kv
+def _link(spec: LinkSpec | None, folders: Sequence[Path]) -> LinkConfig | None:
     if spec is None:
         return None
     if spec.name is not None:

@@ -12,6 +12,7 @@ from ..policies.errors import InputError
 from ..sim.cost.memory import KvCapacity, kv_capacity
 from ..sim.cost.specs import GpuSpec, ModelSpec, Parallelism
 from ..sim.cost.tables import TableCost
+from ..sim.cost.vision import embedding_bytes_per_token
 from ..sim.state.config import EngineLimits, OffloadLimits, PoolConfig
 from .choice import Choice, takes
 from .explain import PartError
@@ -27,6 +28,7 @@ UNLIMITED_BLOCKS = 1 << 40
 UNLIMITED_TOKENS = 1 << 40
 GB, GIB = 1e9, 2**30
 PS_PER_US = 1e6
+SGLANG_EXTRA_BLOCKS = 2  #: these and a token SGLang adds to a request's need before it admits it
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Pool:
     def config(self, policies: PoliciesSpec) -> PoolConfig:
         """What the engine is told."""
         spec, engine = self.spec, self.spec.engine
+        self._check_context(policies)
         preset = PRESETS[engine.preset].policies
         order = policies.order
         given = None if order is None or order.name == preset["order"] else order
@@ -112,7 +115,22 @@ class Pool:
             offload=self._offload(),
             swap=self.swap(policies),
             layers=self.model.layers,
+            embedding_bytes_per_token=embedding_bytes_per_token(self.model),
         )
+
+    def _check_context(self, policies: PoliciesSpec) -> None:
+        """SGLang's scheduler under another engine, whose context limit it may never admit."""
+        choice, spec = _scheduling(policies, self.spec), self.spec
+        most = self.capacity.blocks * spec.block_size - SGLANG_EXTRA_BLOCKS * spec.block_size - 1
+        longest = self.capacity.max_model_len
+        if choice.name == "sglang" and longest > most:
+            key = getattr(spec.engine, "context_key", "max_model_len")
+            raise InputError(
+                f"scheduling {choice.name} admits requests of up to {most:,} tokens to this KV, and "
+                f"the context limit is {longest:,}",
+                where="policies.scheduling",
+                help=f"engine.{key}: {most}, or less",
+            )
 
     def _step_tokens(self, policies: PoliciesSpec) -> int:
         """The token budget of a step; a scheduler with budgets of its own has no other."""
@@ -267,8 +285,8 @@ class Pool:
         wanted, fits = self.spec.engine.max_model_len, blocks * self.spec.block_size
         name = getattr(self.spec.engine, "context_key", "max_model_len")
         if isinstance(self.spec.engine, SglangSpec):
-            # what SGLang adds to a request's own need before it admits it
-            name, fits = "context_length", fits - 2 * self.spec.block_size - 1
+            name = "context_length"
+            fits -= SGLANG_EXTRA_BLOCKS * self.spec.block_size + 1
         if fits < 2:
             raise InputError("no KV block is left", where="kv_blocks", help="at least 2 are needed")
         if wanted is not None and wanted > fits:

@@ -206,7 +206,7 @@ class Server:
         elif (due := replica.wakes_ps) > now:
             self._dozing = True
             self._wake = self._clock.at(due, REPLICA + self.number, self.boundary)
-        elif replica.running or (replica.waiting_count and not replica.expects_news):
+        elif replica.stands_still:
             raise NoProgressError(
                 f"replica {self.number} has {replica.waiting_count} requests waiting and "
                 f"{len(replica.running)} running, and its scheduler plans nothing"

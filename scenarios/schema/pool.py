@@ -69,8 +69,8 @@ class PoolSpec(Spec):
     name: str = Field(
         default="serve", pattern=NAME, max_length=40, description="how reports call it"
     )
-    role: Literal["both", "prefill", "decode"] = Field(
-        default="both", description="which part of a request it serves"
+    role: Literal["both", "prefill", "decode", "encode"] = Field(
+        default="both", description="which part of a request it serves; encode: its images"
     )
     replicas: int = Field(
         default=1, ge=1, le=4096, description="how many engines; each has tp × pp GPUs"

@@ -60,7 +60,8 @@ class LinkSpec(Spec):
         default=1,
         ge=0,
         le=1000,
-        description="how often a failed transfer is sent again before its KV is computed anew",
+        description="how often a failed transfer is sent again; then what it carried is computed "
+        "anew, where it was to arrive",
     )
 
     @model_validator(mode="after")
@@ -79,6 +80,9 @@ class LinksSpec(Spec):
 
     kv: Annotated[LinkSpec, Short("name")] | None = Field(
         default=None, description="what KV moves over from prefill to decode"
+    )
+    embeddings: Annotated[LinkSpec, Short("name")] | None = Field(
+        default=None, description="what encoded images move over from encoders to prompts"
     )
 
 

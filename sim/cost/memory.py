@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from ...policies.errors import InputError
-from . import parameters
+from . import parameters, vision
 from .dtypes import HALF_BYTES, kv_element_bytes
 from .specs import GpuSpec, ModelSpec, Parallelism
 
@@ -268,15 +268,8 @@ class _Plan:
         rows = min(self.sequences, self.tokens)
         returned += rows * m.hidden * HALF_BYTES
         logits = rows * m.vocab * self.overheads.sampler_bytes_per_logit
-        return returned + max(layer, self._encoder_peak(), round(logits))
-
-    def _encoder_peak(self) -> int:
-        """A vision tower is profiled on as many image tokens as a step may hold."""
-        v = self.model.vision
-        if v is None:
-            return 0
-        widest = max(4 * v.hidden, (3 if v.gated else 2) * v.ffn)
-        return self.tokens * v.merge**2 * (2 * v.hidden + widest) * HALF_BYTES
+        # a vision tower is profiled on as many image tokens as a step may hold
+        return returned + max(layer, vision.peak_bytes(m, self.tokens), round(logits))
 
 
 def _does_not_fit(plan: _Plan, split: Parallelism, capacity: KvCapacity) -> InputError:

@@ -188,7 +188,7 @@ class Lockstep:
             return
         for rank in self._ranks:
             replica = rank.replica
-            if replica.running or (replica.waiting_count and not replica.expects_news):
+            if replica.stands_still:
                 raise NoProgressError(
                     f"replica {rank.number} has {replica.waiting_count} requests waiting and "
                     f"{len(replica.running)} running, and its scheduler plans nothing"

@@ -34,6 +34,7 @@ class EncoderCache:
         self.size_tokens = size_tokens
         self.on_room: Callable[[], None] | None = None
         self._free = self._freeable = size_tokens
+        self._reserved = 0
         self._holders: dict[int, set[int]] = {}  # identifier -> keys of holders
         self._tokens: dict[int, int] = {}
         #: key of a holder -> indices of its items; let go in a set's order, as vLLM does (that of
@@ -48,6 +49,11 @@ class EncoderCache:
     def held_tokens(self) -> int:
         """Tokens of entries that requests refer to, and those reserved."""
         return self.size_tokens - self._freeable
+
+    @property
+    def expecting(self) -> bool:
+        """Whether outputs are on their way here."""
+        return self._reserved > 0
 
     def has(self, identifier: int) -> bool:
         """Whether the output of this content is here."""
@@ -131,6 +137,7 @@ class EncoderCache:
         self._evict(need)
         self._free -= need
         self._freeable -= need
+        self._reserved += need
         return list(coming.values())
 
     def arrive(self, request: Request, index: int, indices: Iterable[int]) -> None:
@@ -142,6 +149,7 @@ class EncoderCache:
         item = request.items[index]
         came_first = item.identifier in self._holders  # that of another request, or made here
         if not came_first:
+            self._reserved -= item.tokens
             self._holders[item.identifier] = {~request.id}
             self._tokens[item.identifier] = item.tokens
         for other in indices:
@@ -153,6 +161,7 @@ class EncoderCache:
     def unreserve(self, request: Request, index: int) -> None:
         """Item *index* does not come, or need not: its room is free again."""
         tokens = request.items[index].tokens
+        self._reserved -= tokens
         self._free += tokens
         self._freeable += tokens
         self._tell_room()

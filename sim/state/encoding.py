@@ -16,7 +16,7 @@ from ...policies.types import Picoseconds, ReplicaId, Request
 from ..cost.grades import Ledger
 from .config import LinkConfig
 from .encoder import EncoderCache
-from .split import failing
+from .split import Tellable, failing
 
 
 class Image(NamedTuple):
@@ -133,6 +133,7 @@ class _Flow:
     """The images of one request that go to encoders, until its prompt may be computed.
 
     Attributes:
+        prefill: the replica that computes the prompt, with its cache.
         encoders: index of an item -> who encodes it.
         coming: items whose embeddings are to be sent, once there is room for them; None: there is
             none yet.
@@ -146,13 +147,15 @@ class _Flow:
     def __init__(
         self,
         request: Request,
+        prefill: ReplicaId,
         encoders: dict[int, ReplicaId],
         cache: EncoderCache,
         token_bytes: int,
         record: Any,
         then: Callable[[], None],
     ) -> None:
-        self.id, self.request, self.encoders, self.cache = request.id, request, encoders, cache
+        self.id, self.request, self.prefill = request.id, request, prefill
+        self.encoders, self.cache = encoders, cache
         self.token_bytes, self.record, self.then = token_bytes, record, then
         self.ready: set[int] = set()
         self.failing, self.retries = dict.fromkeys(encoders, 0), dict.fromkeys(encoders, 0)
@@ -163,7 +166,7 @@ class Encodings:
 
     Args:
         encoders: by their number.
-        caches: encoder cache of a replica that computes prompts, by its number.
+        server: a replica that computes prompts, by its number.
         now: the host's time, for the record.
         carry: how the host moves embeddings.
         soon: how it calls back at this instant, when what happens now is over.
@@ -178,14 +181,14 @@ class Encodings:
     def __init__(
         self,
         encoders: Mapping[ReplicaId, Encoder],
-        caches: Callable[[ReplicaId], EncoderCache],
+        server: Callable[[ReplicaId], Tellable],
         now: Callable[[], Picoseconds],
         carry: CarryEmbeddings,
         soon: Callable[[Callable[[], None]], None],
         link: LinkConfig | None,
         rng: Any,
     ) -> None:
-        self._encoders, self._caches = encoders, caches
+        self._encoders, self._server = encoders, server
         self._now, self._carry, self._soon = now, carry, soon
         self._link, self._rng = link, rng
         #: for room, by the replica that computes their prompts
@@ -206,7 +209,7 @@ class Encodings:
             placement: with an encoder for each of its items; None: it is encoded with the prompt.
             token_bytes: of an embedding.
         """
-        cache = self._caches(placement.prefill)
+        cache = self._server(placement.prefill).replica.encoder
         encoders = {
             index: number
             for index, number in enumerate(placement.encode)
@@ -217,7 +220,7 @@ class Encodings:
         if not encoders or sum(sizes.values()) > cache.size_tokens:
             then()  # what can never be there together is encoded with the prompt
             return
-        flow = _Flow(request, encoders, cache, token_bytes, record, then)
+        flow = _Flow(request, placement.prefill, encoders, cache, token_bytes, record, then)
         if self._link is not None and self._link.failure:
             for index in encoders:
                 flow.failing[index] = failing(self._link, self._rng.random())
@@ -298,3 +301,8 @@ class Encodings:
         self.open -= 1
         flow.record.encode_ps = self._now() - flow.request.arrival_ps
         flow.then()
+        self._server(flow.prefill).tell(_nothing)  # whoever found no room there may look again
+
+
+def _nothing() -> None:
+    """A message without content."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from functools import partial
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from ...policies.disaggregation.base import Placement
@@ -101,14 +102,12 @@ class Front(Generic[S]):
         )
         self.encoders: dict[ReplicaId, Encoder] = {}
         self._encodings: Encodings | None = None
-        if carry_embeddings is not None and later is not None:
-
-            def soon(call: Callable[[], None]) -> None:
-                later(clock.now_ps, call)
-
+        if carry_embeddings is not None:
+            assert later is not None
+            soon = partial(_soon, clock, later)
             self._encodings = Encodings(
                 self.encoders,
-                lambda number: self.servers[number].replica.encoder,
+                self.servers.__getitem__,
                 lambda: clock.now_ps,
                 carry_embeddings,
                 soon,
@@ -207,7 +206,8 @@ class Front(Generic[S]):
             raise InputError("encoders need a link for embeddings", where="links.embeddings")
         if len(placement.encode) != len(request.items):
             raise InputError(
-                f"the policy names {len(placement.encode)} encoders for {len(request.items)} images",
+                f"the policy names {len(placement.encode)} encoders for "
+                f"{len(request.items)} images",
                 where="policies.disaggregation",
             )
 
@@ -389,6 +389,11 @@ class Front(Generic[S]):
         pool = server.replica.pool
         probe = Sequence(request, 1, self._chain, request.prompt_tokens + 1)
         return pool.match(probe, request.prompt_tokens - 1).blocks * pool.block_size
+
+
+def _soon(clock: Timed, later: Later, call: Callable[[], None]) -> None:
+    """At this instant, when what happens now is over."""
+    later(clock.now_ps, call)
 
 
 def _refusal(request: Request, pool: PoolConfig) -> str:

@@ -204,6 +204,13 @@ class Replica:
         return bool(self.sending) or sum(loading) > len(self._received)
 
     @property
+    def stands_still(self) -> bool:
+        """Whether its requests, if nothing of them is planned, wait for nothing that is to come."""
+        if self.encoder.expecting:
+            return False
+        return bool(self.running) or (self.waiting_count > 0 and not self.expects_news)
+
+    @property
     def wakes_ps(self) -> Picoseconds:
         """When a scheduler that lets requests wait with nothing running looks again; 0: never."""
         ask = getattr(self.scheduler, "wakes_ps", None)
