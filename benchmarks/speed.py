@@ -1,20 +1,27 @@
 """How fast the simulator is: requests a second of CPU time, and events a request.
 
-    python benchmarks/speed.py [--requests N] [--case NAME …]
+    python benchmarks/speed.py [--requests N] [--case NAME …] [--against CHECKOUT]
 
 Every case runs with leaps on and off in this process; the ratio of the two is what to compare
 between machines, and events a request do not depend on the machine at all. Step time is 6 ms +
 0.02 ms a prefill token + 0.03 ms a sequence + a slope per context token (`LinearCost`), requests
 are like Azure's 2023 conversation trace, or fixed; no prefix is shared.
+
+--against runs the same file of another checkout of infersim (``git worktree add CHECKOUT COMMIT``)
+after this one and prints the events of both; it leaves with 1 where they differ by more than 10 %.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 import numpy as np
@@ -88,12 +95,44 @@ def timed(config: ClusterConfig, workload: Rows, *, leap: bool) -> tuple[Outcome
     return outcome, time.process_time() - start
 
 
+def events_of(checkout: Path, words: list[str]) -> dict[str, float]:
+    """Events a request by case, as the benchmark of another *checkout* counts them.
+
+    Raises:
+        CalledProcessError: it does not run there.
+    """
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "infersim").symlink_to(checkout.resolve())
+        done = subprocess.run(
+            [sys.executable, str(checkout / "benchmarks" / "speed.py"), *words],
+            env=os.environ | {"PYTHONPATH": folder},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    lines = done.stdout.splitlines()[1:]
+    return {line[:34].strip(): float(line.split()[-1]) for line in lines}
+
+
+def compare(here: dict[str, float], there: dict[str, float]) -> int:
+    """Print the events of both; 1 where they are more than 10 % apart."""
+    print(f"\n{'events a request':34} {'here':>8} {'there':>8} {'ratio':>6}")
+    worst = 0.0
+    for name, events in here.items():
+        ratio = events / there[name]
+        worst = max(worst, abs(ratio - 1))
+        print(f"{name:34} {events:8.2f} {there[name]:8.2f} {ratio:6.2f}")
+    return int(worst > 0.1)
+
+
 def main() -> int:
     """A line a case."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--case", action="append", help="the beginning of a name")
+    parser.add_argument("--against", type=Path, help="another checkout, for its events")
     options = parser.parse_args()
+    events: dict[str, float] = {}
     print(f"{'case':34} {'requests':>8} {'leap/s':>8} {'step/s':>8} {'ratio':>6} {'events':>7}")
     for name, (rows, replicas, slope_ps, asynchronous) in CASES.items():
         if options.case and not any(name.startswith(case) for case in options.case):
@@ -105,12 +144,17 @@ def main() -> int:
             timed(config, workload, leap=False),
         )
         n = len(workload.rows)
+        events[name] = leapt.effort.events / n
         print(
             f"{name:34} {n:8d} {n / fast_s:8.0f} {n / slow_s:8.0f} {slow_s / fast_s:6.1f} "
-            f"{leapt.effort.events / n:7.2f}",
+            f"{events[name]:7.2f}",
             flush=True,
         )
-    return 0
+    if options.against is None:
+        return 0
+    words = ["--requests", str(options.requests)]
+    words += [word for case in options.case or () for word in ("--case", case)]
+    return compare(events, events_of(options.against, words))
 
 
 if __name__ == "__main__":
