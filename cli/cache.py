@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..policies.errors import InputError
-from .codes import OK
 from .console import note, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..scenarios.cache.study import Study
 
 _EVICTIONS = (
     "lru,lfu,fifo,random,gdsf,length-aware,slru,session-ttl,sieve,s3-fifo,arc,w-tinylfu,belady"
 )
 _KV_TOKENS = "1M,8M"
-_SEEDLESS = "a cluster is replayed only where --routing names routers"
 
 
 def cache(
@@ -64,7 +67,7 @@ def cache(
         int | None, typer.Option("--block-size", help="Tokens of one block id.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON rows.")] = False,
-) -> int:
+) -> None:
     """Replay a trace through a cache alone: hit rate by policy and capacity in blocks.
 
     `infersim cache mooncake_conversation_trace.jsonl.gz --eviction lru,lfu,belady
@@ -76,25 +79,25 @@ def cache(
     round-robin,session-sticky,prefix-aware --report cache.html`.
     """
     if routing is None:
-        for name, given in (
-            ("--kv-tokens", kv_tokens),
-            ("--block-tokens", block_tokens),
-            ("--report", report),
-            ("--jobs", jobs),
-        ):
+        clusters = {"--kv-tokens": kv_tokens, "--block-tokens": block_tokens, "--report": report}
+        for name, given in clusters.items():
             if given is not None:
-                raise InputError(_SEEDLESS, where=name, help="e.g. --routing session-sticky")
+                raise InputError(
+                    "a cluster is replayed only where --routing names routers",
+                    where=name,
+                    help="e.g. --routing session-sticky",
+                )
         _one_cache(traces, eviction or "lru", capacity or "inf", format, block_size, json)
-        return OK
+        return
     if capacity is not None:
         raise InputError(
             "with --routing the size of a replica is given in tokens",
             where="--capacity",
             help=f"--kv-tokens {_KV_TOKENS}",
         )
+    if report is not None and not report.absolute().parent.is_dir():
+        raise InputError("no such folder", where=f"--report {report}")
     from ..scenarios.cache.grid import read_study
-    from ..scenarios.cache.parallel import run_study
-    from ..scenarios.runner import cores
 
     study = read_study(
         traces,
@@ -109,6 +112,13 @@ def cache(
         block_size=block_size,
         say=lambda caveat: note(f"note: {caveat}"),
     )
+    _clusters(study, jobs, report, json)
+
+
+def _clusters(study: Study, jobs: int | None, report: Path | None, json: bool) -> None:
+    from ..scenarios.cache.parallel import run_study
+    from ..scenarios.runner import cores
+
     cells = len(study.cells())
     done = iter(range(1, cells + 1))
     results = run_study(
@@ -123,15 +133,14 @@ def cache(
     if report is not None:
         from ..reports.page.caches import write_page
 
-        write_page(report, rows, study.facts(), _command(traces, routing))
+        write_page(report, rows, study.facts(), _command())
         note(f"wrote {report}")
     if json:
         print_json(rows)
-        return OK
+        return
     head = ("trace", "eviction", "routing", "KV tokens", "block", "hit rate", "seconds")
     keys = ("trace", "eviction", "routing", "kv_tokens", "block_tokens", "hit_rate", "seconds")
-    print_table(head, [tuple(row[key] or "inf" for key in keys) for row in rows])
-    return OK
+    print_table(head, [tuple("inf" if row[k] == 0 else row[k] for k in keys) for row in rows])
 
 
 def _one_cache(
@@ -165,6 +174,7 @@ def _one_cache(
     print_table(head, [tuple(row.to_dict().values()) for row in rows])
 
 
-def _command(traces: list[Path], routing: str) -> str:
-    names = " ".join(path.name for path in traces)
-    return f"infersim cache {names} --routing {routing} --report …"
+def _command() -> str:
+    """What was typed, without the folders of files."""
+    typed = [Path(word).name if Path(word).exists() else word for word in sys.argv[1:]]
+    return shlex.join(["infersim", *typed])

@@ -27,8 +27,10 @@ for (const frame of frames) frame.onload = () => {
   document.title = JSON.stringify(frames.map((one) => {
     const page = one.contentDocument;
     const select = page.querySelector("select.cell");
-    select.value = "CELL";
-    select.dispatchEvent(new Event("change"));
+    if (select) {  // a page without cells has none
+      select.value = "CELL";
+      select.dispatchEvent(new Event("change"));
+    }
     const shown = [...page.querySelectorAll(".plot")].filter((plot) => !plot.closest("[hidden]"));
     return {
       overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,

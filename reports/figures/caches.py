@@ -26,8 +26,10 @@ _SCALE = "Cividis"  # even in lightness, and the same to the colour-blind (Nuñe
 
 
 def size_text(tokens: int) -> str:
-    """KV of a replica: "8 M tokens", "no limit"."""
-    return f"{tokens / 1e6:g} M tokens" if tokens else "no limit"
+    """KV of a replica: "8 M tokens", "30 k tokens", "no limit"."""
+    if not tokens:
+        return "no limit"
+    return f"{tokens / 1e6:g} M tokens" if tokens >= 1e6 else f"{tokens / 1e3:g} k tokens"
 
 
 def heat_map(part: Part) -> Figure:

@@ -10,11 +10,12 @@ from ..traces.load import load
 from ..traces.rows import Trace
 from ..traces.source import Options
 from .names import (
+    BLOCK_TOKENS,
     Named,
     parse_capacities,
     parse_evictions,
-    parse_kv_tokens,
     parse_routings,
+    parse_tokens,
 )
 from .replay import Row, replay
 from .stream import Stream, stream_of
@@ -102,12 +103,12 @@ def read_study(
         InputError: whatever is wrong with any of them.
     """
     named, routers = parse_evictions(evictions), parse_routings(routings)
-    sizes = parse_kv_tokens(kv_tokens)
-    blocks = parse_kv_tokens(block_tokens) if block_tokens else []
+    sizes = parse_tokens(kv_tokens)
+    blocks = parse_tokens(block_tokens, BLOCK_TOKENS) if block_tokens else []
     if len(blocks) not in (0, 1, len(files)):
         raise InputError(
             f"{len(blocks)} sizes of a block for {len(files)} traces",
-            where="--block-tokens",
+            where=BLOCK_TOKENS,
             help="one number, or one a trace",
         )
     subjects = []

@@ -13,7 +13,7 @@ from ..document import parse
 from ..explain import PartError
 
 EVICTION, ROUTING = "--eviction", "--routing"
-CAPACITY, KV_TOKENS = "--capacity", "--kv-tokens"
+CAPACITY, KV_TOKENS, BLOCK_TOKENS = "--capacity", "--kv-tokens", "--block-tokens"
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\s*=(.*)", re.DOTALL)
 _BRACKETS = re.compile(r"([^()]*)\(([^()]*)\)")
@@ -118,22 +118,22 @@ def _capacity(piece: str) -> float:
     return int(piece)
 
 
-def parse_kv_tokens(text: str) -> list[int]:
-    """Read e.g. ``500k,3M``: tokens whose KV a replica holds.
+def parse_tokens(text: str, option: str = KV_TOKENS) -> list[int]:
+    """Read e.g. ``500k,3M``: tokens of KV.
 
     Raises:
         InputError: an entry that is no whole number from 1, with k or M behind it or not.
     """
-    return [_tokens(piece.strip()) for piece in text.split(",")]
+    return [_tokens(piece.strip(), option) for piece in text.split(",")]
 
 
-def _tokens(piece: str) -> int:
+def _tokens(piece: str, option: str) -> int:
     match = re.fullmatch(r"([0-9]{1,12})([kM]?)", piece)
     tokens = int(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]] if match else 0
     if not tokens:
         raise InputError(
-            f'found "{piece}" where the tokens that a replica holds are expected',
-            where=f"{KV_TOKENS} {piece}".rstrip(),
-            help="a whole number from 1, also in k or M: --kv-tokens 500k,3M",
+            f'found "{piece}" where a number of tokens is expected',
+            where=f"{option} {piece}".rstrip(),
+            help="a whole number from 1, also in k or M, e.g. --kv-tokens 500k,3M",
         )
     return tokens

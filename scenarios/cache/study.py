@@ -16,7 +16,7 @@ from ...policies.types import ReplicaId
 from ...sim.state.streams import Streams
 from ..choice import Choice
 from .cluster import Cluster, Outcome, Placed, Shape, futures
-from .names import Named
+from .names import BLOCK_TOKENS, KV_TOKENS, Named
 from .visits import Visits
 
 #: what a cell without a limit is called, and one with a single cache for all
@@ -65,12 +65,16 @@ class Study:
         Where blocks are not the trace's own, lru is also asked with the trace's.
 
         Raises:
-            InputError: a size below one block, or no replica or request.
+            InputError: a size below one block.
         """
         out = []
         for number, subject in enumerate(self.subjects):
             for tokens in self.kv_tokens:
-                Shape(self.replicas, tokens // subject.block_tokens, 1, self.in_flight).check()
+                if tokens < subject.block_tokens:
+                    raise InputError(
+                        f"{tokens:,} tokens hold no block of {subject.block_tokens:,} tokens",
+                        where=KV_TOKENS,
+                    )
             sizes = (*self.kv_tokens, ENDLESS)
             routers = [SHARED, *(routing.label for routing in self.routings)]
             for block in (subject.block_tokens, subject.own_block_tokens):
@@ -223,7 +227,7 @@ def check_block_tokens(tokens: int, own: int) -> int:
     if tokens < 1 or tokens % own:
         raise InputError(
             f"blocks of {tokens:,} tokens over a trace whose ids stand for {own:,}",
-            where="--block-tokens",
+            where=BLOCK_TOKENS,
             help=f"a multiple of {own:,}",
         )
     return tokens
