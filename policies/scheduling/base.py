@@ -78,8 +78,8 @@ class ReplicaView(Protocol):
         """The waiting requests, in the order of the line."""
 
     @property
-    def swapped(self) -> Collection[SequenceView]:
-        """Those of them whose KV is in host memory, in the order of the line."""
+    def swapped_count(self) -> int:
+        """Waiting requests whose KV is in host memory."""
 
     def rank(self, seq: Handle) -> tuple[float | int | str, ...]:
         """Where the order of the line puts a request, in the batch or not: smallest first."""

@@ -93,7 +93,7 @@ class PrefillFirst:
             self._prefilled, self._joined = view.executed_steps + 1, joins
         else:
             self._decode(view, step)
-            if view.swapped and not step.preemptions:
+            if view.swapped_count and not step.preemptions:
                 self._swap_in(view, step)
 
     def repeats(self, view: ReplicaView) -> bool:
@@ -146,7 +146,7 @@ class PrefillFirst:
             before = step.budget
             self._stable = not self._run(view, step, cut, step.wanted)
             left = step.budget
-        if not step.preemptions and not view.swapped:
+        if not step.preemptions and not view.swapped_count:
             self._admit_waiting(view, step, left)
         return step.budget < before
 
@@ -219,6 +219,9 @@ class PrefillFirst:
             if seq is None:
                 return
             prefix = step.prefix(seq)
+            if prefix is None:
+                self._stable = False
+                continue
             tokens = min(seq.known_tokens - prefix.tokens, step.budget)
             tokens = step.encodable(seq, prefix.tokens, tokens)
             if not tokens:

@@ -123,6 +123,11 @@ class Replica:
         return self.waiting_count - len(self.deferred)
 
     @property
+    def swapped_count(self) -> int:
+        """Waiting requests whose KV is in host memory."""
+        return len(self.swapped)
+
+    @property
     def line(self) -> Iterable[Sequence]:
         """The waiting requests, in the order of the line."""
         if not self.swapped:

@@ -299,7 +299,7 @@ def prompts_come_before_the_swapped(patch: pytest.MonkeyPatch) -> None:
 
     def prefill(self: PrefillFirst, view: Any, step: Any) -> bool:
         class Blind:
-            swapped = ()
+            swapped_count = 0
 
             def __getattr__(self, name: str) -> Any:
                 return getattr(view, name)
@@ -331,7 +331,7 @@ def whoever_is_swapped_comes_back_at_once(patch: pytest.MonkeyPatch) -> None:
 
     def decode(self: PrefillFirst, view: Any, step: Any) -> None:
         real(self, view, step)
-        if view.swapped and step.preemptions:
+        if view.swapped_count and step.preemptions:
             self._swap_in(view, step)
 
     patch.setattr(PrefillFirst, "_decode", decode)
