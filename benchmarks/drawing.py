@@ -1,4 +1,4 @@
-"""A picture of a `plots.Plot`: panels side by side, a row for each policy, the same bytes each time."""
+"""Pictures of `plots.Plot`: panels side by side, a row for each policy, always the same bytes."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ A file holds
 - ``scenario``, ``set``: a shipped scenario and what is changed in all of its panels
 - ``rows``: the policies, by name; each the settings that choose it. The first is what the others
   are compared with
-- ``panels``: each with a ``heading``, a ``metric`` of summary.json, the ``axis`` with its unit, and, if
-  they differ, a ``scenario`` and a ``set`` of its own; ``factor`` to get to the unit, ``better``
-  (lower, higher), ``log``, ``only`` (requests with one value in a column, or one priority)
-  and ``without`` (rows that cannot be run there)
+- ``panels``: each with a ``heading``, a ``metric`` of summary.json, the ``axis`` with its unit,
+  and, where they differ, a ``scenario`` and a ``set`` of its own; ``factor`` to get to the unit,
+  ``better`` (lower, higher), ``log``, ``only`` (requests with one value in a column, or one
+  priority) and ``without`` (rows that cannot be run there)
 - ``holds``: what the title claims, with every seed: [panel, row, "<" or ">", row]
 """
 
