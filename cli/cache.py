@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EVICTIONS = (
     "lru,lfu,fifo,random,gdsf,length-aware,slru,session-ttl,sieve,s3-fifo,arc,w-tinylfu,belady"
 )
-_KV_TOKENS = "1M,8M"
+_KV_TOKENS = "2M,8M"
 
 
 def cache(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 
+from ...policies.errors import InfersimError
 from .study import Cell, Result, Study, run_cell
 
 _STUDY: list[Study] = []  # of this process, if it is a worker
@@ -20,6 +22,9 @@ def run_study(
         study: what to compare.
         jobs: processes; with 1 all happens in this one.
         listen: is told each result when it is there.
+
+    Raises:
+        InfersimError: a process died.
     """
     cells = study.cells()
     found: dict[Cell, Result] = {}
@@ -40,6 +45,11 @@ def _results(study: Study, cells: Sequence[Cell], jobs: int) -> Iterator[tuple[C
         try:
             for future in as_completed(pending):
                 yield pending[future], future.result()
+        except BrokenProcessPool:
+            raise InfersimError(
+                "a process died before its cache was replayed; most often memory ran out: "
+                "--jobs 1 needs the least"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
