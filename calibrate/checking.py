@@ -10,9 +10,9 @@ from typing import Any
 
 from ..policies.errors import InputError
 from ..sim.cost.profile import GRADES, SAMPLES, Profile, Table, load
+from ..sim.cost.stamps import other_kernels
 from .assemble.build import Assembled, assemble, of_samples
 from .drawing import drawing
-from .measure.device import kernels_hash
 
 Data = dict[str, Any]
 
@@ -135,10 +135,8 @@ def checked(folder: Path, version: str = "") -> Checked:
 
 def _mismatches(profile: Profile, version: str) -> list[str]:
     """What this installation knows or would measure otherwise."""
-    found = []
     stamp = profile.stamp
-    if stamp.kernels and stamp.kernels != kernels_hash():
-        found.append("measured with other kernels than this infersim has: measure again")
+    found = other_kernels(stamp)
     if version and stamp.infersim and stamp.infersim != version:
         found.append(f"written by infersim {stamp.infersim}, this is {version}")
     return found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..policies.errors import InputError
 from ..scenarios import build
+from ..sim.cost.stamps import other_versions
 from ..sim.engine.config import Effort
 from ..sim.engine.foresight import foresee, oracle_pool
 from ..sim.state.content import Chains
@@ -172,7 +175,8 @@ class Devices:
         drawn = "weights drawn from the seed" if options.weights is None else "given weights"
         self.notes = [
             f"executed: {drawn}, {str(self._dtype).removeprefix('torch.')}; texts are token ids "
-            "that only their names decide, answers too, whatever the model samples"
+            "that only their names decide, answers too, whatever the model samples",
+            *_other_versions(pools, name if cuda else ""),
         ]
         several = sum(pool.spec.replicas for pool in pools) > 1
         self._apart = several and options.clock == "wall"
@@ -276,6 +280,19 @@ class Devices:
                 where="cluster",
                 help="a smaller model, or fewer blocks: --set cluster.kv_blocks=1000",
             )
+
+
+def _other_versions(pools: Sequence[Pool], device: str) -> list[str]:
+    """Where profiles were measured with other software, or on another GPU, than computes here."""
+    import torch
+
+    here = {"torch": str(torch.__version__), "device": device}
+    if device:
+        with suppress(metadata.PackageNotFoundError):
+            here["triton"] = metadata.version("triton")
+    stamps = [pool.profile.stamp for pool in pools if pool.profile is not None]
+    known = {name: version for name, version in here.items() if version}
+    return list(dict.fromkeys(note for stamp in stamps for note in other_versions(stamp, known)))
 
 
 def _check(pool: Pool) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib import metadata
-from pathlib import Path
 from typing import NamedTuple
 
 from ...policies.errors import InputError
 from ...scenarios.catalog import load
+from ...sim.cost.stamps import kernels_hash
 
-KERNELS = Path(__file__).parents[2] / "kernels"
 _MAKERS = ("nvidia", "geforce", "tesla", "amd", "instinct", "blackwell", "edition")
 _MEMORY = ("hbm2", "hbm2e", "hbm3", "hbm3e")
 
@@ -144,14 +142,6 @@ def catalogue_name(name: str, memory_bytes: int) -> str:
 
 def _words(name: str) -> list[str]:
     return name.lower().replace("-", " ").replace("_", " ").split()
-
-
-def kernels_hash(folder: Path = KERNELS) -> str:
-    """SHA-256 over the names and sources of all kernels."""
-    digest = sha256()
-    for path in sorted(folder.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def readings(device: Device, ask: Callable[[str], str] | None = None) -> Readings:

@@ -29,6 +29,7 @@ from .prediction import PartTime, Prediction, level_sigma, predicted, sigma_of
 from .profile import Host, Profile
 from .roofline import UNBOUNDED, Roofline
 from .specs import GpuSpec, ModelSpec, Parallelism
+from .stamps import other_kernels
 from .uneven import matters
 from .work import PS
 
@@ -129,7 +130,7 @@ class TableCost:
     @property
     def notes(self) -> list[str]:
         """What the reader of a run must know about the times."""
-        found, lists = list(self.profile.notes), self.parts
+        found, lists = [*self.profile.notes, *other_kernels(self.profile.stamp)], self.parts
         if lists.filled:
             lacks = ", ".join(lists.filled)
             found.append(f"step times: the profile lacks {lacks}: from the datasheet roofline")

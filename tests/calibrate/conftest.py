@@ -8,10 +8,11 @@ from random import Random
 
 import pytest
 
-from infersim.calibrate.measure.device import Device, Readings, kernels_hash
+from infersim.calibrate.measure.device import Device, Readings
 from infersim.calibrate.measure.meter import Anchor
 from infersim.calibrate.measure.ops.lengths import parse_mix
 from infersim.calibrate.measure.point import Point
+from infersim.sim.cost.stamps import kernels_hash
 
 STEP_S, SEQUENCE_S, TOKEN_S = 2e-4, 5e-6, 1e-7
 

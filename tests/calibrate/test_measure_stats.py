@@ -9,13 +9,13 @@ from infersim.calibrate.assemble.nnls import solve
 from infersim.calibrate.measure.device import (
     Readings,
     catalogue_name,
-    kernels_hash,
     readings,
 )
 from infersim.calibrate.measure.stats import summarize
 from infersim.calibrate.measure.timer import HostTimer
 from infersim.policies.errors import InputError
 from infersim.scenarios.catalog import load
+from infersim.sim.cost.stamps import kernels_hash
 
 
 def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
