@@ -45,6 +45,19 @@ LARGE = "policies.scheduling={name: sarathi, chunk_tokens: 8192}"
 VLLM, VTC = "policies.scheduling=vllm-v1", "policies.scheduling=vtc"
 LRU, TTL = "policies.eviction=lru", "policies.eviction=session-ttl"
 PLENTY, TIGHT = ("cluster.kv_blocks=28000",), ("cluster.kv_blocks=8000",)
+FLOW = "policies.eviction=workflow-aware"
+CHAIN = ("cluster.engine.prefix_index=hash-chain",)
+NO_MORE = (
+    "workload.rounds=15",
+    "workload.ends_early=0.3",
+    "workload.workflow_types.count=15",
+    "workload.concurrency=2",
+)
+POOLS = "policies.eviction={name: modality-aware, media_share: 0.1}"
+POPULAR = ("workload.images.count=12",)
+LINE, LPM, DFS = (
+    f"cluster.engine.schedule_policy={name}" for name in ("fcfs", "lpm", "dfs-weight")
+)
 
 CHECKS = (
     Check("short prompts first", "prompt_order", (), FCFS, SPF, "ttft_s.mean", 0.80, 0.84),
@@ -58,6 +71,14 @@ CHECKS = (
     Check("KV kept while tools run", "agent_tools", (), LRU, TTL, "hit_rate", 1.0, 99),
     Check("… with memory to spare", "agent_tools", PLENTY, LRU, TTL, "hit_rate", 0.99, 1.005),
     Check("… with far too little", "agent_tools", TIGHT, LRU, TTL, "hit_rate", 0, 1.0),
+    Check("KV kept for the next turn", "agent_workflow", (), LRU, FLOW, "hit_rate", 1.0, 99),
+    Check("… on a hash chain", "agent_workflow", CHAIN, LRU, FLOW, "hit_rate", 1.0, 99),
+    Check("… that never comes", "agent_workflow", NO_MORE, LRU, FLOW, "hit_rate", 0, 1.0),
+    Check("a pool for images", "image_pools", (), LRU, POOLS, "hit_rate", 1.0, 99),
+    Check("… that come back", "image_pools", POPULAR, LRU, POOLS, "hit_rate", 0, 1.0),
+    Check("longest prefix first", "prefix_tree", (), LINE, LPM, "hit_rate", 1.0, 99),
+    Check("depth first", "prefix_tree", (), LINE, DFS, "hit_rate", 1.0, 99),
+    Check("… against longest prefix", "prefix_tree", (), LPM, DFS, "hit_rate", 0.97, 1.03),
 )
 
 
