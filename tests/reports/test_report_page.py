@@ -16,6 +16,7 @@ import pytest
 from infersim.reports.files import asset
 from infersim.reports.metrics import summarize
 from infersim.reports.page import MAX_BYTES, render, write_report
+from infersim.reports.terminal import render as render_terminal
 from infersim.sim.state.records import CellRecords
 
 Make = Callable[..., CellRecords]
@@ -232,6 +233,23 @@ def test_kv_that_travelled_has_a_table(make_cell: Make) -> None:
     text = own_part(page([travelled]))
     for word in ("KV that travelled", "role switches", "failed transfers"):
         assert word in text
+
+
+def test_swapped_kv_stands_with_the_preemptions(make_cell: Make) -> None:
+    cell = make_cell(sessions=20)
+    cell = replace(cell, totals=cell.totals | {"preemptions": 9})
+    assert summarize(cell)["swap"] is None
+    assert "swapped out" not in own_part(page([cell]))
+    counts = {"swapped_out": 7, "swapped_in": 6, "swap_refused": 2, "swap_ps": 1_500 * 10**9}
+    counts |= {"swap_out_bytes": 3 * 2**30, "swap_in_bytes": 2 * 2**30}
+    swaps = replace(cell, totals=cell.totals | counts)
+    found = summarize(swaps)["swap"]
+    assert (found["out"], found["in"], found["refused"], found["copying_s"]) == (7, 6, 2, 1.5)
+    text = own_part(page([swaps, replace(cell, name="recompute")]))
+    for word in ("swapped out", "KV copied, both ways", "no room", "5.00\u00a0GiB", "1,500\u00a0ms"):
+        assert word in text
+    terminal = render_terminal("t", [swaps], [summarize(swaps)])
+    assert "swapped out 7" in " ".join(terminal.split())
 
 
 def test_goals_are_marked(make_cell: Make) -> None:
