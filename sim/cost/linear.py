@@ -46,12 +46,15 @@ class LinearCost:
 
     def duration_ps(self, shape: StepShape) -> Picoseconds:
         """The formula, for any shape."""
-        prefill_tokens = sum(new for new, _ in shape.prefills)
-        context = shape.decode_context_tokens + sum(new + old for new, old in shape.prefills)
+        decodes, context, prefills, *_ = shape
+        prefill_tokens = 0
+        for new, old in prefills:
+            prefill_tokens += new
+            context += new + old
         return (
             self.base_ps
             + self.per_prefill_token_ps * prefill_tokens
-            + self.per_sequence_ps * (shape.decodes + len(shape.prefills))
+            + self.per_sequence_ps * (decodes + len(prefills))
             + self.per_context_token_ps * context
         )
 

@@ -13,19 +13,23 @@ def shape_of(plan: StepPlan) -> StepShape:
     decodes, context, _ = plan.line
     prefills: list[tuple[int, int]] = []
     alone: list[int] = []
-    samples = decodes
-    for chunk in plan.chunks:
-        tokens = max(chunk.tokens, plan.pad_to - chunk.start)
+    samples, pad_to = decodes, plan.pad_to
+    for _, start, tokens, drafts, sampling, _ in plan.chunks:
+        if pad_to:
+            tokens = max(tokens, pad_to - start)
         if tokens == 1:
             decodes += 1
-            context += chunk.start + 1
-            alone.append(chunk.start + 1)
+            context += start + 1
+            alone.append(start + 1)
         else:
-            prefills.append((tokens, chunk.start))
-        samples += chunk.samples * (1 + chunk.drafts)
-    items = [(seq, index) for seq, found in plan.encoder for index in found]
-    images = tuple([seq.request.items[index].tokens for seq, index in items])
-    contexts = _contexts(plan, alone)
+            prefills.append((tokens, start))
+        if sampling:
+            samples += 1 + drafts
+    images: tuple[int, ...] = ()
+    if plan.encoder:
+        items = [(seq, index) for seq, found in plan.encoder for index in found]
+        images = tuple([seq.request.items[index].tokens for seq, index in items])
+    contexts = _contexts(plan, alone) if alone or plan.group_contexts else EVEN
     return StepShape(decodes, context, tuple(prefills), samples, images, contexts)
 
 

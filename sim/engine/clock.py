@@ -26,18 +26,18 @@ class Callback:
 
 
 class Clock(simpy.Environment):
-    """Simulated time in integer picoseconds."""
+    """Simulated time in integer picoseconds.
+
+    Attributes:
+        now_ps: the time; SimPy's own, but read at every turn.
+        due_ps: the same: simulated time is never late.
+    """
 
     def __init__(self) -> None:
         super().__init__(0)
+        self.now_ps: Picoseconds = 0
+        self.due_ps: Picoseconds = 0
         self._reached = -1
-
-    @property
-    def now_ps(self) -> Picoseconds:
-        """The time."""
-        return int(self._now)
-
-    due_ps = now_ps  #: simulated time is never late
 
     def at(self, time_ps: Picoseconds, priority: int, call: Callable[[Any], None]) -> Callback:
         """Call ``call(callback)`` at an absolute time."""
@@ -61,7 +61,8 @@ class Clock(simpy.Environment):
         while queue:
             time_ps, priority, _, event = heappop(queue)
             if time_ps != self._now:
-                self._now, self._reached = time_ps, -1
+                self._now = self.now_ps = self.due_ps = time_ps
+                self._reached = -1
             if priority > self._reached:
                 self._reached = priority
             if type(event) is Callback:

@@ -156,9 +156,7 @@ class Front(Generic[S]):
         request, chain = self._request(call)
         self.journal.arrived += 1
         self._chain = chain
-        if not any(
-            pool.model in ("", request.model) or not request.model for pool in self.config.pools
-        ):
+        if request.model and not any(p.model in ("", request.model) for p in self.config.pools):
             self._refuse(request, f"no pool serves the model {request.model}", answer)
             return
         self.roles.rebalance(self._time.now_ps, self)
