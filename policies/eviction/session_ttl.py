@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import isfinite
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from ..registry import eviction
 from ..types import PS_PER_S, CachedBlock, Picoseconds, Promise, Request
 from .base import Eviction, Key
 
-UNPROTECTED: Key = (0,)
+EXPIRED, UNPROTECTED, PROTECTED = -1, 0, 1
 
 
 @eviction("session-ttl")
@@ -24,11 +24,13 @@ class SessionTtl(Eviction):
     (`Request.tool_time_s`) protects its blocks for factor × that time, at least `min_s` and at
     most `max_s`. Protected blocks leave last, the earliest expiry first; the others, and those
     whose time is up, leave in order of becoming free. Without such requests this is lru.
+    With `expired_first` what has expired leaves before all else, as where expiry frees the KV.
 
     Attributes:
         factor: time to live as a multiple of the predicted tool time; above 0.
         min_s: shortest time to live, seconds.
         max_s: longest time to live, seconds; at least `min_s`.
+        expired_first: an agent that is late is taken to be gone.
     """
 
     promise: ClassVar[Promise] = Promise(dynamic=True, exportable=True, tail_first=True)
@@ -37,14 +39,19 @@ class SessionTtl(Eviction):
     factor: float = 2.0
     min_s: float = 1.0
     max_s: float = 300.0
+    expired_first: bool = False
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
+        if not isinstance(self.expired_first, bool):
+            raise InputError(
+                f"expired_first of session-ttl ({self.expired_first!r}) must be true or false"
+            )
+        for name in ("factor", "min_s", "max_s"):
+            value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not isfinite(value) or value < 0:
                 raise InputError(
-                    f"{item.name} of session-ttl ({value!r}) must be a finite number, 0 or more"
+                    f"{name} of session-ttl ({value!r}) must be a finite number, 0 or more"
                 )
         if self.factor == 0:
             raise InputError(f"factor of session-ttl ({self.factor!r}) must be above 0")
@@ -55,9 +62,10 @@ class SessionTtl(Eviction):
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
         if request is None or request.tool_time_s < 0:
-            return UNPROTECTED
+            return (UNPROTECTED,)
         ttl_s = min(max(self.factor * request.tool_time_s, self.min_s), self.max_s)
-        return (1, now + round(ttl_s * PS_PER_S)) if ttl_s > 0 else UNPROTECTED
+        return (PROTECTED, now + round(ttl_s * PS_PER_S)) if ttl_s > 0 else (UNPROTECTED,)
 
     def next_key(self, key: Key) -> tuple[Picoseconds, Key] | None:
-        return (key[1], UNPROTECTED) if key[0] else None
+        after = EXPIRED if self.expired_first else UNPROTECTED
+        return (key[1], (after,)) if key[0] == PROTECTED else None

@@ -11,7 +11,7 @@ import pytest
 from infersim.policies.errors import InputError
 from infersim.scenarios.cache.names import parse_capacities, parse_evictions
 
-DEFAULT_TTL = {"factor": 2.0, "min_s": 1.0, "max_s": 300.0}
+DEFAULT_TTL = {"factor": 2.0, "min_s": 1.0, "max_s": 300.0, "expired_first": False}
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def test_two_objects_of_one_policy_share_nothing(name: str) -> None:
         ("session-ttl", {"max_s": "5"}, "'5'"),
         ("session-ttl", {"factor": True}, "True"),
         ("session-ttl", {"min_s": 9.0, "max_s": 8.0}, "9.0"),
+        ("session-ttl", {"expired_first": 1}, "1"),
     ],
 )
 def test_a_wrong_parameter_is_refused_with_its_value(
@@ -163,6 +164,17 @@ def test_of_protected_blocks_the_first_to_expire_leaves_first() -> None:
     cache.serve(request(2, 2, tool_time_s=90.0), [3])
     assert 1 in cache
     assert 2 not in cache
+
+
+@pytest.mark.parametrize(("expired_first", "leaves"), [(False, 1), (True, 2)])
+def test_what_has_expired_takes_its_place_or_leaves_first(expired_first: bool, leaves: int) -> None:
+    """Block 1 is nobody's and older; block 2 was kept until second 1 and is asked for no more."""
+    cache = ReplayCache(2, SessionTtl(factor=1.0, expired_first=expired_first))
+    cache.serve(request(0, 0.0), [1])
+    cache.serve(request(1, 0.0, tool_time_s=1.0), [2])
+    cache.serve(request(2, 1.0), [3])
+    assert leaves not in cache
+    assert 3 - leaves in cache
 
 
 # ---- random -------------------------------------------------------------------------------------
