@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import cache, calibrate, catalog, conform, execute, run, size, trace, validate
+from . import (
+    cache,
+    calibrate,
+    catalog,
+    conform,
+    execute,
+    run,
+    size,
+    trace,
+    validate,
+    validate_cpu,
+)
 
 app = typer.Typer(
     name="infersim",
@@ -44,6 +55,7 @@ def _infersim(
 app.command()(run.run)
 app.command()(execute.execute)
 app.command()(validate.validate)
+app.command()(validate_cpu.validate_cpu)
 app.add_typer(calibrate.app, name="calibrate")
 app.command()(cache.cache)
 app.command()(conform.conform)

@@ -71,7 +71,12 @@ def compare(
         "rows": rows,
         "ttft_share_of_e2e": _ttft_share(rows),
         "steps": (
-            steps.compare(first.steps, ours.steps, simulation.costs)
+            steps.compare(
+                first.steps,
+                ours.steps,
+                simulation.costs,
+                [run.steps for run in measured[1:] if run.steps is not None],
+            )
             if first.steps is not None and ours.steps is not None
             else None
         ),

@@ -34,10 +34,16 @@ KINDS = ("decode", "mixed", "prefill")
 MOST_POINTS = 3000
 
 
-def compare(measured: Table, simulated: Table, costs: Sequence[StepCost | None]) -> dict[str, Any]:
+def compare(
+    measured: Table,
+    simulated: Table,
+    costs: Sequence[StepCost | None],
+    repeats: Sequence[Table] = (),
+) -> dict[str, Any]:
     """Decisions and step times of two logs (columns of `sim.state.steps`).
 
     Args:
+        repeats: logs of the same run, measured again: how far its own steps lie apart.
         costs: the cost model of each replica, by number; None where it prices no step alone.
             Steps after the first difference have no counterpart; they are priced by it where the
             log says their work exactly.
@@ -72,7 +78,7 @@ def compare(measured: Table, simulated: Table, costs: Sequence[StepCost | None])
         "simulated": len(simulated["step"]),
         "same": same,
         "first_difference": first,
-        "times": _errors(errors, kinds),
+        "times": _with_noise(_errors(errors, kinds), measured, repeats),
         "left_out": left_out,
         "points": _points(times_s, errors, kinds),
         **weights,
@@ -163,6 +169,38 @@ def _errors(errors: Floats, kinds: NDArray[np.str_]) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _with_noise(
+    rows: list[dict[str, Any]], measured: Table, repeats: Sequence[Table]
+) -> list[dict[str, Any]]:
+    """*rows* with "noise": the median difference between equal steps of two runs, None without."""
+    apart, kind = [np.empty(0)], [np.empty(0, dtype=np.str_)]
+    for again in repeats:
+        sides = [_timed(table) for table in (measured, again)]
+        _, *at = np.intersect1d(*(plans for plans, _ in sides), return_indices=True)
+        first, second = (took[mine] for (_, took), mine in zip(sides, at, strict=True))
+        usable = (first > 0) & (second > 0)
+        apart.append(np.abs(second[usable] / first[usable] - 1))
+        kind.append(_kinds(_in_order(measured))[at[0]][usable])
+    sizes, kinds = np.concatenate(apart), np.concatenate(kind)
+    for row in rows:
+        mine = sizes if row["kind"] == "all" else sizes[kinds == row["kind"]]
+        row["noise"] = float(np.median(mine)) if len(mine) else None
+    return rows
+
+
+def _timed(table: Table) -> tuple[NDArray[np.uint64], Floats]:
+    """What tells the steps of all replicas apart, and what they took."""
+    parts = [(part["digest"] + np.uint64(n), _took(part)) for n, part in _by_replica(table)]
+    plans, took = zip(*parts, strict=True)
+    return np.concatenate(plans), np.concatenate(took)
+
+
+def _in_order(table: Table) -> Table:
+    """The rows replica by replica."""
+    parts = [part for _, part in _by_replica(table)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in table}
 
 
 def _weights(measured: Table, simulated: Table) -> dict[str, Any]:

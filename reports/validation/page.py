@@ -54,7 +54,8 @@ _DEFINITIONS = {
     "correlation": "Pearson's, at the measured samples. The waiting line correlates even where "
     "latencies are far off, so it is shown and never judged.",
     "step time error": "of each step, relative to its measured time: median and 95th percentile of "
-    "its size, and its mean (bias). Steps after the first difference are priced by the cost model.",
+    "its size, and its mean (bias). Steps after the first difference are priced by the cost model. "
+    "repeats: the median difference between equal steps of two measured runs.",
     "Kendall τ": "τ-b over all pairs of cells: 1 same order, 0 none, −1 reversed.",
     "*": "too few samples for a two-sided 95 % order-statistic interval.",
 }
@@ -234,6 +235,7 @@ def _steps(cell: Data, n: int, plots: Plots) -> Html:
             "what was decided differently"
         )
         parts.append(table(["", "measured", "simulated"], rows, caption=caption, wide=False))
+    repeats = any(row["noise"] is not None for row in steps["times"])
     rows = [
         [
             row["kind"],
@@ -241,6 +243,7 @@ def _steps(cell: Data, n: int, plots: Plots) -> Html:
             signed(row["median"], sign=False),
             signed(row["p95"], sign=False),
             signed(row["bias"]),
+            *([_apart(row["noise"])] if repeats else []),
         ]
         for row in steps["times"]
     ]
@@ -251,9 +254,13 @@ def _steps(cell: Data, n: int, plots: Plots) -> Html:
         if left_out
         else ""
     )
-    heads = ["steps", "n", "median error", "p95", "bias"]
+    heads = ["steps", "n", "median error", "p95", "bias", *(["repeats"] if repeats else [])]
     parts.append(table(heads, rows, caption=caption, wide=False))
     return join([*parts, plots.add(f"steps-{n}", figures.residuals(steps))])
+
+
+def _apart(noise: float | None) -> str:
+    return MISSING if noise is None else signed(noise, sign=False)
 
 
 def _ranking(data: Data, plots: Plots) -> Html:

@@ -87,7 +87,9 @@ def _steps(cell: Data) -> list[str]:
         lines += _wrapped(f"first difference: {shown}")
     parts = [
         f"{row['kind']} {signed(row['median'], sign=False)} median, "
-        f"{signed(row['p95'], sign=False)} p95, bias {signed(row['bias'])} (n {count(row['n'])})"
+        f"{signed(row['p95'], sign=False)} p95, bias {signed(row['bias'])} (n {count(row['n'])}"
+        + ("" if row["noise"] is None else f", repeats {signed(row['noise'], sign=False)} apart")
+        + ")"
         for row in steps["times"]
     ]
     return [*lines, *_wrapped(f"step time error: {'; '.join(parts) or MISSING}")]

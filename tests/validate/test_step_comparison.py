@@ -57,6 +57,16 @@ def test_every_step_slower_than_simulated_is_a_bias_of_that_size() -> None:
     assert found["simulated_busy_s"] / found["measured_busy_s"] == pytest.approx(0.97, abs=1e-3)
 
 
+def test_equal_steps_of_a_repeat_say_how_noisy_they_are() -> None:
+    again = log(1.05)
+    again["digest"][10:] += 1000  # from here on it decided otherwise
+    again["end_ps"][12] += 10**9  # so this does not count
+    found = by_kind(steps.compare(log(), log(), [COST], [again]))
+    assert found["decode"]["noise"] == pytest.approx(0.05, abs=2e-3)
+    assert found["all"]["noise"] == pytest.approx(0.05, abs=2e-3)
+    assert all(row["noise"] is None for row in steps.compare(log(), log(), [COST])["times"])
+
+
 def test_the_first_decision_that_differs_is_found_with_both_plans() -> None:
     theirs, ours = log(), log()
     theirs["decodes"][7] = 9
