@@ -27,8 +27,15 @@ from infersim.sim.state.records import CellRecords
 
 BASE = str(Path(__file__).with_name("policies.yaml"))
 SPLIT = ("pd_variants", "image_pools")
-#: a scheduler that does what its line says only with one
-BESIDE = {"preemptive": ("policies.order=shortest-job-first",)}
+#: what a policy needs beside it: an order to preempt by, or requests that are known beforehand
+BESIDE = {
+    "preemptive": ("policies.order=shortest-job-first",),
+    "belady": (
+        "cluster.replicas=1",
+        "workload={kind: open-loop, requests: 240, arrivals: 5, max_tokens: 600, "
+        "system: {count: 4, tokens: 400}, prompt_tokens: 400, output_tokens: 150}",
+    ),
+}
 #: orders for whole schedules that give way
 PREEMPTING = ("mlfq", "srpt", "oracle-srpt", "round-robin")
 

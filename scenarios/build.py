@@ -78,6 +78,8 @@ class Assembly(NamedTuple):
         notes = [pool.capacity.note for pool in found if pool.capacity.note]
         notes += [note for pool in found for note in pool.cost_notes]
         notes += _full_hosts(played.totals)
+        if getattr(scenario.workload, "adapters", 0) and not all(p.prices_adapters for p in found):
+            notes.append("step times: LoRA adapters cost nothing: no profile has a table of them")
         return CellRecords(
             name=self.cell.name,
             params=self.cell.params,

@@ -76,6 +76,11 @@ class Pool:
         return self.cost.notes if isinstance(self.cost, TableCost) else []
 
     @property
+    def prices_adapters(self) -> bool:
+        """Whether steps take longer for requests with a LoRA adapter."""
+        return isinstance(self.cost, TableCost) and self.cost.parts.lora is not None
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """KV bytes of a token, all GPUs of a replica together and nothing counted twice."""
         return self.model.kv_bytes_per_token(self.spec.kv_dtype)

@@ -22,6 +22,7 @@ class StepShape(NamedTuple):
         samples: rows that go through the LM head.
         images: output tokens of each image that the encoder computes, one after the other.
         contexts: of the decodes, where the cost asks for them (`StepCost.uneven`).
+        adapted: tokens of requests with a LoRA adapter.
     """
 
     decodes: int
@@ -30,6 +31,7 @@ class StepShape(NamedTuple):
     samples: int
     images: tuple[int, ...] = ()
     contexts: Contexts = EVEN
+    adapted: int = 0
 
 
 class DecodeLine(NamedTuple):
@@ -63,9 +65,13 @@ class StepCost(Protocol):
         """Time of the step; at least 1 ps. For pure decode it equals `decode_line`, exactly."""
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN
+        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
     ) -> DecodeLine:
-        """The line that holds at (*decodes* >= 1, *context_tokens*), for *contexts* there."""
+        """The line that holds at (*decodes* >= 1, *context_tokens*), for *contexts* there.
+
+        Args:
+            adapted: how many of the decodes have a LoRA adapter.
+        """
 
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
         """What computing *tokens* prompt tokens after *context_tokens* adds to a busy step."""

@@ -59,7 +59,7 @@ class LinearCost:
         )
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN
+        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
     ) -> DecodeLine:
         """One line for every context."""
         base = self.base_ps + self.per_sequence_ps * decodes

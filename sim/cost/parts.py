@@ -40,6 +40,7 @@ class Parts(NamedTuple):
         samples: operations on the rows that sample.
         joint: routed experts that data-parallel ranks share, by the tokens of all; None: the
             replica is one rank.
+        lora: adapters, by the tokens that have one; None: the profile has no table of them.
         image: the vision tower; None: the model has none, or the roofline's says what is wrong.
         filled: operations that come from the roofline.
         uncounted: operations that neither has.
@@ -49,6 +50,7 @@ class Parts(NamedTuple):
     tokens: list[Part]
     samples: list[Part]
     joint: Part | None
+    lora: Part | None
     image: Part
     attention: Attention
     filled: list[str]
@@ -100,11 +102,12 @@ class _Builder:
             tokens,
             [part for part in samples if part is not None],
             self._experts() if self._ranks_share else None,
+            self._table("lora"),
             self._image(),
             self._attention(),
             self._filled,
             self._uncounted,
-            [op for op in self._tables if OPS[op].family == "beside"],
+            [op for op in self._tables if OPS[op].family == "beside" and op != "lora"],
         )
         return found._replace(unused=found.unused + self._superfluous(found))
 

@@ -97,7 +97,7 @@ class Roofline:
         return self._source
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN
+        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
     ) -> DecodeLine:
         """The line of *decodes* sequences at *context_tokens*.
 
@@ -116,7 +116,7 @@ class Roofline:
         Raises:
             InputError: image tokens for a model that has no vision tower.
         """
-        decodes, context, prefills, samples, images, _ = shape
+        decodes, context, prefills, samples, images, *_ = shape
         if not prefills and samples == decodes > 0 and not images:
             base, slope, _, _ = self.decode_line(decodes, context)
             return base + slope * context

@@ -33,9 +33,9 @@ class ScaledCost:
 
     def duration_ps(self, shape: StepShape) -> Picoseconds:
         """For pure decode on `decode_line`, so that both agree to the picosecond."""
-        decodes, context, prefills, samples, images, contexts = shape
+        decodes, context, prefills, samples, images, contexts, adapted = shape
         if not prefills and samples == decodes > 0 and not images:
-            line = self.decode_line(decodes, context, contexts)
+            line = self.decode_line(decodes, context, contexts, adapted)
             return line.base_ps + line.slope_ps * context
         return max(1, round(self.cost.duration_ps(shape) * self.factor))
 
@@ -47,10 +47,11 @@ class ScaledCost:
         return self.duration_ps(shape), self._doubt(doubt)
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN
+        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
     ) -> DecodeLine:
         """Base and slope are scaled, each rounded."""
-        base, slope, until, doubt = self.cost.decode_line(decodes, context_tokens, contexts)
+        line = self.cost.decode_line(decodes, context_tokens, contexts, adapted)
+        base, slope, until, doubt = line
         base_ps, slope_ps = round(base * self.factor), round(slope * self.factor)
         return DecodeLine(base_ps or 1, slope_ps, until, doubt and self._line_doubt(doubt))
 

@@ -13,8 +13,10 @@ def shape_of(plan: StepPlan) -> StepShape:
     decodes, context, _ = plan.line
     prefills: list[tuple[int, int]] = []
     alone: list[int] = []
-    samples, pad_to = decodes, plan.pad_to
-    for _, start, tokens, drafts, sampling, _ in plan.chunks:
+    samples, pad_to, adapted = decodes, plan.pad_to, plan.group_adapted
+    for seq, start, tokens, drafts, sampling, _ in plan.chunks:
+        if seq.request.lora:
+            adapted += tokens
         if pad_to:
             tokens = max(tokens, pad_to - start)
         if tokens == 1:
@@ -30,7 +32,7 @@ def shape_of(plan: StepPlan) -> StepShape:
         items = [(seq, index) for seq, found in plan.encoder for index in found]
         images = tuple([seq.request.items[index].tokens for seq, index in items])
     contexts = _contexts(plan, alone) if alone or plan.group_contexts else EVEN
-    return StepShape(decodes, context, tuple(prefills), samples, images, contexts)
+    return StepShape(decodes, context, tuple(prefills), samples, images, contexts, adapted)
 
 
 def _contexts(plan: StepPlan, alone: list[int]) -> Contexts:
@@ -47,7 +49,8 @@ def timed(cost: StepCost, plan: StepPlan) -> tuple[Picoseconds, Doubt | None]:
     """The time of one step of a plan, and how it was come by; None: the cost does not say."""
     if plan.pure_decode:
         rows, context, _ = plan.line
-        base, slope, _, doubt = cost.decode_line(rows, context, plan.contexts)
+        ends, adapted = plan.contexts, plan.group_adapted
+        base, slope, _, doubt = cost.decode_line(rows, context, ends, adapted)
         return base + slope * context, doubt
     if isinstance(cost, GradedCost):
         return cost.timed(shape_of(plan))

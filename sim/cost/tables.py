@@ -107,8 +107,10 @@ class TableCost:
         self._launch_ps = launches * host.launch_s * self._host_scale
         self._tokens: dict[int, Grades] = {}
         self._samples: dict[int, Grades] = {}
-        self._lines: dict[int, _Lines] = {}
-        self._batches: dict[int, _Batch] = {}
+        self._lines: dict[tuple[int, int], _Lines] = {}
+        self._batches: dict[tuple[int, int], _Batch] = {}
+        lora = self.parts.lora.launches if self.parts.lora is not None else 0
+        self._lora_launch_ps = lora * host.launch_s * self._host_scale
         self._exchange_factor = factors.get("all_reduce", 1.0)
         self._marginal_ps = self._marginal()
 
@@ -154,9 +156,9 @@ class TableCost:
 
     def timed(self, shape: StepShape) -> tuple[Picoseconds, Split]:
         """Time of a step, and how it is graded."""
-        decodes, context, prefills, samples, images, contexts = shape
+        decodes, context, prefills, samples, images, contexts, adapted = shape
         if not prefills and samples == decodes > 0 and not images:
-            base, slope, _, doubt = self.decode_line(decodes, context, contexts)
+            base, slope, _, doubt = self.decode_line(decodes, context, contexts, adapted)
             duration_ps, graded = base + slope * context, [0] * len(GRADES)
             assert doubt is not None
             doubt.add(1, duration_ps, graded)
@@ -170,15 +172,16 @@ class TableCost:
         return max(1, round(duration)), split
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN
+        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
     ) -> DecodeLine:
         """The line of *decodes* sequences at *context_tokens*: between two knots of the table."""
-        found = self._lines.get(decodes)
+        key = decodes, adapted if self.parts.lora is not None else 0
+        found = self._lines.get(key)
         if found is None:
-            found = self._lines[decodes] = self._build_lines(decodes)
+            found = self._lines[key] = self._build_lines(key)
         line = found.lines[bisect_right(found.starts, context_tokens) - 1]
         if self.uneven and matters(decodes, contexts):
-            return self._uneven_line(line, decodes, context_tokens, contexts)
+            return self._uneven_line(line, key, context_tokens, contexts)
         return line
 
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
@@ -219,7 +222,7 @@ class TableCost:
 
     def predict(self, shape: StepShape) -> Prediction:
         """The time of the step, part by part, and how far off it may be."""
-        decodes, _, prefills, samples, images, _ = shape
+        decodes, _, prefills, samples, images, _, adapted = shape
         pure = not prefills and samples == decodes > 0 and not images
         tokens = self._padded(decodes) if pure else decodes + sum(new for new, _ in prefills)
         found: dict[str, tuple[float, int]] = {}
@@ -230,6 +233,8 @@ class TableCost:
         for image in images:
             ps, code = self.parts.image.at(image)
             found["image"] = ps + found.get("image", (0.0, 0))[0], code
+        if adapted and self.parts.lora is not None:
+            found["lora"] = self.parts.lora.at(adapted)
         for op, ps, grade in self._attention_terms(shape):
             before, worst = found.get(op, (0.0, 0))
             found[op] = before + ps, max(worst, grade)
@@ -245,7 +250,7 @@ class TableCost:
 
     def _kernels(self, shape: StepShape) -> Grades:
         """Picoseconds of all kernels by grade."""
-        decodes, _, prefills, samples, images, _ = shape
+        decodes, _, prefills, samples, images, _, adapted = shape
         tokens = decodes
         for new, _ in prefills:
             tokens += new
@@ -254,13 +259,16 @@ class TableCost:
         found = list(map(add, by_tokens, by_samples))
         for _, ps, grade in self._attention_terms(shape):
             found[grade] += ps
+        if adapted and self.parts.lora is not None:
+            ps, grade = self.parts.lora.at(adapted)
+            found[grade] += ps
         for image in images:
             ps, grade = self.parts.image.at(image)
             found[grade] += ps
         return found
 
     def _attention_terms(self, shape: StepShape) -> list[Term]:
-        decodes, context, prefills, _, _, contexts = shape
+        decodes, context, prefills, _, _, contexts, _ = shape
         attention = self.parts.attention
         if prefills:
             return attention.terms(prefills, decodes, context, contexts)
@@ -292,7 +300,7 @@ class TableCost:
 
     def _rule(self, shape: StepShape) -> _Rule:
         """How the host's work joins the kernels of a step."""
-        decodes, _, prefills, samples, images, _ = shape
+        decodes, _, prefills, samples, images, _, adapted = shape
         scale, tokens = self._host_scale, decodes
         for new, _ in prefills:
             tokens += new
@@ -300,6 +308,8 @@ class TableCost:
         work = step_s + sequence_s * (decodes + len(prefills)) + token_s * tokens
         work *= scale
         factor, replay, least, after = 1.0, 0.0, self._launch_ps, self._output_ps
+        if adapted:
+            least += self._lora_launch_ps
         if prefills:
             after += self._mixed_ps
         elif samples == decodes and not images and self._sizes and decodes <= self._sizes[-1]:
@@ -317,9 +327,9 @@ class TableCost:
 
     # ---- decode lines ---------------------------------------------------------------------------
 
-    def _build_lines(self, decodes: int) -> _Lines:
+    def _build_lines(self, key: tuple[int, int]) -> _Lines:
         """One line between any two knots, equal to the table at the first of them."""
-        rule, fixed, _, attention = self._batch(decodes)
+        rule, fixed, _, attention = self._batch(key)
         pieces = [
             (part, grade)
             for piece, grade in attention
@@ -328,26 +338,30 @@ class TableCost:
         lines = [self._line(rule, fixed, grade, piece) for piece, grade in pieces]
         return _Lines([piece.start for piece, _ in pieces], lines)
 
-    def _batch(self, decodes: int) -> _Batch:
-        found = self._batches.get(decodes)
+    def _batch(self, key: tuple[int, int]) -> _Batch:
+        """Of (decodes, how many of them have an adapter)."""
+        found = self._batches.get(key)
         if found is None:
+            decodes, adapted = key
             padded, pieces = self._padded(decodes), self._pieces(decodes)
-            found = self._batches[decodes] = _Batch(
-                self._rule(StepShape(decodes, 0, (), decodes)),
-                list(map(add, self._of_tokens(padded), self._of_samples(decodes))),
-                [piece.start for piece, _ in pieces],
-                pieces,
-            )
+            fixed = list(map(add, self._of_tokens(padded), self._of_samples(decodes)))
+            if adapted and self.parts.lora is not None:
+                ps, grade = self.parts.lora.at(adapted)
+                fixed[grade] += ps
+            rule = self._rule(StepShape(decodes, 0, (), decodes, adapted=adapted))
+            starts = [piece.start for piece, _ in pieces]
+            found = self._batches[key] = _Batch(rule, fixed, starts, pieces)
         return found
 
     def _uneven_line(
-        self, even: DecodeLine, decodes: int, context: int, contexts: Contexts
+        self, even: DecodeLine, key: tuple[int, int], context: int, contexts: Contexts
     ) -> DecodeLine:
         """The line where contexts differ: they keep their distances, so the longest grows as all.
 
         It is a function of these distances and of the pieces that *context* lies in alone.
         """
-        rule, fixed, starts, pieces = self._batch(decodes)
+        decodes, _ = key
+        rule, fixed, starts, pieces = self._batch(key)
         assert self.parts.attention.alphas is not None
         alpha, over, most = self.parts.attention.alphas.pure(decodes, context, contexts)
         ahead = decodes * contexts[1] - context

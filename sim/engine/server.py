@@ -203,7 +203,9 @@ class Server:
             duration_ps, doubt = self._timed(shape_of(plan))
             return Span(start, duration_ps + copying_ps, 0, delayed(doubt, copying_ps))
         rows, context, growth = plan.line
-        base, slope, until, grades = self.cost.decode_line(rows, context, plan.contexts)
+        base, slope, until, grades = self.cost.decode_line(
+            rows, context, plan.contexts, plan.group_adapted
+        )
         span = Span(start, base + slope * context, slope * growth, grades)
         if self._leap and len(self.replica.in_flight) == self._depth:
             steps = min(self.replica.repeats(plan), -(-(until - context) // growth))

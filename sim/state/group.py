@@ -17,10 +17,20 @@ class DecodeGroup:
         block_size: tokens in a KV block.
     """
 
-    __slots__ = ("_base_sum", "_block_size", "_counts", "_growing", "_offset", "buckets", "size")
+    __slots__ = (
+        "_base_sum",
+        "_block_size",
+        "_counts",
+        "_growing",
+        "_offset",
+        "adapted",
+        "buckets",
+        "size",
+    )
 
     def __init__(self, block_size: int) -> None:
         self.size = 0
+        self.adapted = 0  #: members with a LoRA adapter
         self._growing = 0  # members that take blocks: the others hold all they need
         self._block_size = block_size
         self._base_sum = 0
@@ -35,6 +45,7 @@ class DecodeGroup:
         seq.entry_blocks = seq.blocks
         residue = base % self._block_size
         self.size += 1
+        self.adapted += seq.request.lora != ""
         self._base_sum += base
         self.buckets[residue][seq] = None
         if not seq.held:
@@ -49,6 +60,7 @@ class DecodeGroup:
         residue = base % self._block_size
         seq.computed = step - base
         self.size -= 1
+        self.adapted -= seq.request.lora != ""
         self._base_sum -= base
         del self.buckets[residue][seq]
         seq.base = None

@@ -76,6 +76,7 @@ class StepBuilder:
         self.budget -= group.size
         self.plan.group = group.size
         self.plan.group_context_tokens = group.context_tokens(replica.step_index)
+        self.plan.group_adapted = group.adapted
         if replica.measures_contexts:
             self.plan.group_contexts = group.contexts(replica.step_index)
         self._prefixes.clear()

@@ -303,6 +303,29 @@ def test_tensor_parallel_tables_still_pay_for_their_all_reduce() -> None:
     assert measured.parts["all_reduce"].seconds == pytest.approx(expected)
 
 
+def test_adapters_cost_what_their_table_says_for_the_tokens_that_have_one() -> None:
+    points = tuple((float(t), 2e-6 + 1e-8 * t) for t in (1, 64, 1024))
+    lora = Table(op="lora", times=32, by=("tokens",), points=points)
+    with_it = cost(host=Host(launch_s=1e-9), tables=(*profile().tables, lora))
+    assert with_it.parts.unused == []
+    for shape in (decode(8, 800), StepShape(8, 800, ((100, 0),), 9)):
+        bare = with_it.duration_ps(shape)
+        assert bare == cost(host=Host(launch_s=1e-9)).duration_ps(shape)
+        for tokens in (1, 8, 64):
+            more = with_it.duration_ps(shape._replace(adapted=tokens)) - bare
+            assert more == pytest.approx(32 * (2e-6 + 1e-8 * tokens) * 1e12, abs=2)
+    part = with_it.predict(decode(8, 800)._replace(adapted=8)).parts["lora"]
+    assert (part.seconds, part.grade) == (pytest.approx(32 * 2.08e-6), "interpolated")
+    # a step of launches that the host is slow to make has more of them
+    slow = cost(host=Host(launch_s=1e-3), tables=(*profile().tables, lora))
+    more = slow.duration_ps(decode(1, 16)._replace(adapted=1)) - slow.duration_ps(decode(1, 16))
+    assert more == 32 * 10**9
+    # and without a table adapters cost nothing
+    assert cost().duration_ps(decode(8, 800)._replace(adapted=8)) == cost().duration_ps(
+        decode(8, 800)
+    )
+
+
 def test_experts_are_looked_up_by_how_many_are_hit() -> None:
     moe = model("qwen3-30b-a3b")
     points = tuple((float(t), float(e), 1e-6 * e) for t in (1, 16, 256) for e in (8, 128))

@@ -17,7 +17,7 @@ from infersim.sim.cost.base import EVEN, DecodeLine, StepShape
 from infersim.sim.cost.profile import Graphs, Host, Profile, Stamp, Table, Uneven
 from infersim.sim.cost.scaled import scaled
 from infersim.sim.cost.tables import TableCost
-from infersim.sim.engine.run import simulate
+from infersim.sim.engine.run import Outcome, simulate
 from infersim.sim.state.config import ClusterConfig, EngineLimits, PoolConfig
 from infersim.sim.state.session import Arrival, Call
 
@@ -163,27 +163,44 @@ class Calls:
             tokens = 20 + 331 * i % 1700
             prompt = (Segment(2 * i, 0, tokens),)
             call = Call(prompt, 40 + 17 * i % 90, 2 * i + 1, max_tokens=40 + 17 * i % 90)
+            call = call._replace(lora="" if i % 3 else f"adapter-{i % 2}")
             yield Arrival(i * 9 * 10**10, call)
+
+
+def run(made: TableCost, asynchronous: bool, *, leap: bool) -> Outcome:
+    limits = EngineLimits(900, async_scheduling=asynchronous, prefix_caching=True)
+    pool = PoolConfig("serve", "both", 1, limits, made, VllmV1, Lru, 131_072)
+    config = ClusterConfig((pool,), RoundRobin(), Colocated())
+    return simulate(config, Calls(), leap=leap)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_leaps_give_the_same_bytes_and_the_correction_shows(asynchronous: bool) -> None:
-    def run(made: TableCost, *, leap: bool):  # type: ignore[no-untyped-def]
-        limits = EngineLimits(900, async_scheduling=asynchronous, prefix_caching=True)
-        pool = PoolConfig("serve", "both", 1, limits, made, VllmV1, Lru, 131_072)
-        config = ClusterConfig((pool,), RoundRobin(), Colocated())
-        return simulate(config, Calls(), leap=leap)
-
     fast, slow, without = (
-        run(cost(), leap=True),
-        run(cost(), leap=False),
-        run(cost(uneven=None), leap=True),
+        run(cost(), asynchronous, leap=True),
+        run(cost(), asynchronous, leap=False),
+        run(cost(uneven=None), asynchronous, leap=True),
     )
     assert fast.effort.leapt_steps > 100
     for name, column in fast.requests.items():
         assert (column == slow.requests[name]).all(), name
     assert fast.totals == slow.totals
     assert fast.totals["busy_ps"] != without.totals["busy_ps"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_leaps_know_how_many_have_adapters(asynchronous: bool) -> None:
+    """Two of three requests have none."""
+    points = tuple((float(t), 1e-6 * t) for t in (1, 1024))
+    lora = Table(op="lora", times=32, by=("tokens",), points=points)
+    made = cost(tables=(*cost().profile.tables, lora))
+    fast, slow = (run(made, asynchronous, leap=leap) for leap in (True, False))
+    assert fast.effort.leapt_steps > 100
+    for name, column in fast.requests.items():
+        assert (column == slow.requests[name]).all(), name
+    assert fast.totals == slow.totals
+    bare = run(cost(), asynchronous, leap=True)
+    assert fast.totals["busy_ps"] > bare.totals["busy_ps"]
 
 
 def test_buckets_that_are_none_are_refused() -> None:

@@ -71,6 +71,25 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
+def test_adapters_are_priced_by_a_table_of_them_or_said_to_cost_nothing(tmp_path: Path) -> None:
+    def ran(**changes: Any) -> Any:
+        made(tmp_path, **changes)
+        text = written(tmp_path).read_text().replace("requests: 40", "requests: 40, adapters: 3")
+        (tmp_path / "small.yaml").write_text(text)
+        source = load.read(str(tmp_path / "small.yaml"))
+        cell = grid.cells(source)[1][0]
+        told = {"leap": True, "progress": lambda *_: None}
+        return build.simulate_cell(cell, source.folders, **told).records
+
+    bare = ran()
+    assert any("adapters cost nothing" in note for note in bare.notes)
+    points = ((1.0, 1e-4), (4096.0, 1e-3))
+    lora = Table(op="lora", times=32, by=("tokens",), points=points)
+    priced = ran(tables=(*made(tmp_path).tables, lora))
+    assert not any("adapters cost nothing" in note for note in priced.notes)
+    assert priced.totals["busy_ps"] > 1.05 * bare.totals["busy_ps"]
+
+
 def test_a_pool_takes_its_profile_from_beside_the_scenario(tmp_path: Path) -> None:
     made(tmp_path)
     found = pool(written(tmp_path))
