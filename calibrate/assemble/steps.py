@@ -192,7 +192,7 @@ def _on_gpu(cases: Sequence[Case], shapes: Shapes, launch_s: float) -> StepFit:
     if mixed:
         left = np.array([(c.device_s or 0.0) - max(c.gpu_s, c.launches * launch_s) for c in mixed])
         values["mixed_step_s"] = max(0.0, float(np.median(left)))
-    return StepFit(Host(**values, launch_s=launch_s), graphs, (), notes)
+    return StepFit(Host(**values, launch_s=launch_s, overlaps=True), graphs, (), notes)
 
 
 def _host_columns(cases: Sequence[Case]) -> Array:

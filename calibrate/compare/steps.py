@@ -175,14 +175,15 @@ def _with_noise(
     rows: list[dict[str, Any]], measured: Table, repeats: Sequence[Table]
 ) -> list[dict[str, Any]]:
     """*rows* with "noise": the median difference between equal steps of two runs, None without."""
-    apart, kind = [np.empty(0)], [np.empty(0, dtype=np.str_)]
+    apart: list[Floats] = [np.empty(0)]
+    kind: list[NDArray[np.str_]] = [np.empty(0, dtype=np.str_)]
     for again in repeats:
-        sides = [_timed(table) for table in (measured, again)]
-        _, *at = np.intersect1d(*(plans for plans, _ in sides), return_indices=True)
-        first, second = (took[mine] for (_, took), mine in zip(sides, at, strict=True))
+        (plans, took), (others, theirs) = _timed(measured), _timed(again)
+        _, here, there = np.intersect1d(plans, others, return_indices=True)
+        first, second = took[here], theirs[there]
         usable = (first > 0) & (second > 0)
         apart.append(np.abs(second[usable] / first[usable] - 1))
-        kind.append(_kinds(_in_order(measured))[at[0]][usable])
+        kind.append(_kinds(_in_order(measured))[here][usable])
     sizes, kinds = np.concatenate(apart), np.concatenate(kind)
     for row in rows:
         mine = sizes if row["kind"] == "all" else sizes[kinds == row["kind"]]

@@ -57,10 +57,10 @@ class Steps:
     def build(self, point: Point, bench: Bench) -> Job:
         """In the executor's own loop, on a synchronous engine."""
         loop = bench.kept("model", lambda: _load(bench))
-        mix = parse_mix(point.variant) if point.variant else []
+        (decodes, context), mix = point.at, parse_mix(point.variant) if point.variant else []
 
         def read() -> list[float]:
-            times = loop.steps(*point.at, mix, self._samples)
+            times = loop.steps(decodes, context, mix, self._samples)
             return [one.wall_s if point.op == STEP else one.device_s for one in times]
 
         return Job((), read=read)
