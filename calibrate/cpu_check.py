@@ -111,6 +111,13 @@ class Decided(NamedTuple):
         return self.first_difference is None
 
 
+def one_thread() -> None:
+    """Compute in this process as the calibration did."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+
+
 def decide(name: str, folder: Path, profile: Path) -> Decided:
     """Execute a case of `DECISIONS` on the virtual clock, and simulate it.
 

@@ -57,7 +57,7 @@ def validate_cpu(
     measured = profile or out / "profile"
     if profile is None and not _calibrated(measured, quiet=quiet):
         return INTERRUPTED
-    _one_thread()
+    cpu_check.one_thread()
     decided = []
     for n, name in enumerate(cpu_check.DECISIONS, 1):
         say(f"{name}: decisions, {n} of {len(cpu_check.DECISIONS)}")
@@ -104,15 +104,6 @@ def _calibrated(folder: Path, *, quiet: bool) -> bool:
             f"{MINUTES:g} minutes were not enough to calibrate", help="the same command goes on"
         )
     return True
-
-
-def _one_thread() -> None:
-    """As the calibration was."""
-    import torch
-
-    from ..calibrate.cpu_check import THREADS
-
-    torch.set_num_threads(THREADS)
 
 
 def _told(one: Decided) -> str:
