@@ -3,7 +3,8 @@
     python benchmarks/step_cost.py PROFILE
 
 PROFILE is a directory of `infersim calibrate`. Prints microseconds of CPU time a
-call, the best of five rounds.
+call, the best of five rounds. Decodes have uneven contexts, which cost two look-ups where the
+profile says what they add.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def reference(i: int) -> int:
     return total
 
 
+def chunks(rng: random.Random, count: int) -> tuple[tuple[int, int], ...]:
+    """Chunks of prompts, half of them after a prefix."""
+    return tuple((rng.randint(2, 700), rng.choice((0, rng.randint(1, 4000)))) for _ in range(count))
+
+
 def main() -> None:
     """Print a line a kind of step."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -48,8 +54,9 @@ def main() -> None:
     spec, card, split = model(profile.model), gpu(profile.stamp.gpu), Parallelism(profile.tp)
     rng = random.Random(1)
     decodes = [(rng.randint(1, 128), rng.randint(100, 4000)) for _ in range(CALLS)]
+    ends = [(x // 2, 3 * x) for _, x in decodes]  # where contexts matter, they are uneven
     mixed = [
-        StepShape(b, b * x, tuple((rng.randint(2, 700), 0) for _ in range(1 + i % 3)), b + 1)
+        StepShape(b, b * x, chunks(rng, 1 + i % 3), b + 1, contexts=ends[i])
         for i, (b, x) in enumerate(decodes)
     ]
     costs: dict[str, StepCost] = {
@@ -59,7 +66,9 @@ def main() -> None:
     print(f"{'reference loop':28} {microseconds(reference):8.2f} us")
     for name, cost in costs.items():
         line, price = cost.decode_line, cost.duration_ps
-        pure = microseconds(lambda i: line(decodes[i][0], decodes[i][0] * decodes[i][1]))  # noqa: B023
+        pure = microseconds(
+            lambda i: line(decodes[i][0], decodes[i][0] * decodes[i][1], ends[i])  # noqa: B023
+        )
         full = microseconds(lambda i: price(mixed[i]))  # noqa: B023
         print(f"{name + ', pure decode':28} {pure:8.2f} us")
         print(f"{name + ', 1 to 3 chunks':28} {full:8.2f} us")

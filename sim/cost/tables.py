@@ -48,6 +48,7 @@ class _Batch(NamedTuple):
 
     rule: _Rule
     fixed: Grades
+    fixed_ps: float
     starts: list[int]
     pieces: list[tuple[_Piece, int]]
 
@@ -276,7 +277,7 @@ class TableCost:
             return []
         ps, grade = attention.decode(decodes, context)
         if attention.alphas is not None and matters(decodes, contexts):
-            alpha = attention.alphas.pure(decodes, context, contexts).alpha
+            alpha, _, _ = attention.alphas.pure(decodes, context, contexts)
             most, _ = attention.decode(decodes, decodes * contexts[1])
             ps = max(0.0, ps + alpha * (most - ps))
         return [(attention.decode_op, ps, grade)]
@@ -329,7 +330,7 @@ class TableCost:
 
     def _build_lines(self, key: tuple[int, int]) -> _Lines:
         """One line between any two knots, equal to the table at the first of them."""
-        rule, fixed, _, attention = self._batch(key)
+        rule, fixed, _, _, attention = self._batch(key)
         pieces = [
             (part, grade)
             for piece, grade in attention
@@ -350,7 +351,7 @@ class TableCost:
                 fixed[grade] += ps
             rule = self._rule(StepShape(decodes, 0, (), decodes, adapted=adapted))
             starts = [piece.start for piece, _ in pieces]
-            found = self._batches[key] = _Batch(rule, fixed, starts, pieces)
+            found = self._batches[key] = _Batch(rule, fixed, sum(fixed), starts, pieces)
         return found
 
     def _uneven_line(
@@ -361,9 +362,10 @@ class TableCost:
         It is a function of these distances and of the pieces that *context* lies in alone.
         """
         decodes, _ = key
-        rule, fixed, starts, pieces = self._batch(key)
-        assert self.parts.attention.alphas is not None
-        alpha, over, most = self.parts.attention.alphas.pure(decodes, context, contexts)
+        rule, _, fixed_ps, starts, pieces = self._batch(key)
+        alphas = self.parts.attention.alphas
+        assert alphas is not None
+        alpha, over, most = alphas.pure(decodes, context, contexts)
         ahead = decodes * contexts[1] - context
         mean, _ = pieces[bisect_right(starts, context) - 1]
         longest, _ = pieces[bisect_right(starts, context + ahead) - 1]
@@ -372,11 +374,15 @@ class TableCost:
         ps = mean.ps + mean.slope * (start - mean.start)
         ps += alpha * (longest.ps + longest.slope * (start + ahead - longest.start) - ps)
         slope = mean.slope + alpha * (longest.slope - mean.slope)
-        whole = _Piece(start, end, sum(fixed) + max(0.0, ps), max(0.0, slope))
-        here = next(part for part in _bent(rule, whole) if context < part.end)
-        slope_ps = round(here.slope)
-        base_ps = max(1, round(here.ps)) - slope_ps * here.start
-        return DecodeLine(base_ps, slope_ps, here.end, even.doubt)
+        ps, slope = fixed_ps + max(0.0, ps), max(0.0, slope)
+        factor, replay, least, after = rule
+        if factor * ps + replay >= least:  # as most often
+            ps, slope = factor * ps + replay + after, factor * slope
+        else:
+            parts = _bent(rule, _Piece(start, end, ps, slope))
+            start, end, ps, slope = next(part for part in parts if context < part.end)
+        slope_ps = round(slope)
+        return DecodeLine(max(1, round(ps)) - slope_ps * start, slope_ps, end, even.doubt)
 
     def _pieces(self, decodes: int) -> list[tuple[_Piece, int]]:
         """Attention between its knots, and the grade there."""

@@ -10,8 +10,7 @@ chunks that were measured it is interpolated. (Method and buckets: LLMServingSim
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 
 from .base import Contexts
 from .profile import Uneven
@@ -19,12 +18,9 @@ from .profile import Uneven
 _Chunks = tuple[list[float], list[float]]  #: chunks, and alpha at each
 
 
-class Bucket(NamedTuple):
-    """Where an alpha of pure decode holds: longest contexts above *over*, up to *most*."""
-
-    alpha: float
-    over: int
-    most: int
+#: (alpha, over, most): of pure decode, where the longest context is above *over*, up to *most*
+Bucket: TypeAlias = tuple[float, int, int]
+_ENDLESS = 1 << 60
 
 
 class Alphas:
@@ -32,8 +28,10 @@ class Alphas:
 
     def __init__(self, uneven: Uneven) -> None:
         self._default = uneven.default
-        self._sequences, self._shares = uneven.sequences, uneven.shares
-        self._longest, self._prefixes = tuple(map(int, uneven.longest)), uneven.prefixes
+        # the last bucket has no end, so its edge is none
+        self._sequences, self._shares = uneven.sequences[:-1], uneven.shares[:-1]
+        self._prefixes = uneven.prefixes[:-1]
+        self._longest = tuple(map(int, uneven.longest[:-1]))
         self._pure: dict[tuple[int, int, int], float] = {}
         found: dict[tuple[int, int, int, int], list[tuple[float, float]]] = {}
         for chunk, *bucket, alpha in uneven.alphas:
@@ -49,22 +47,26 @@ class Alphas:
 
     def pure(self, decodes: int, context: int, contexts: Contexts) -> Bucket:
         """Of a step without prefill: *decodes* sequences that read *context* tokens together."""
-        longest = contexts[1]
-        i = _bucket(self._longest, longest)
-        key = _bucket(self._sequences, decodes), self._share(decodes, context, contexts), i
-        over = self._longest[i - 1] if i else 0
-        most = self._longest[i] if i + 1 < len(self._longest) else 1 << 60
-        return Bucket(self._pure.get(key, self._default), over, most)
+        shortest, longest = contexts
+        edges = self._longest
+        i = bisect_left(edges, longest)
+        share = (context - decodes * shortest) / (decodes * (longest - shortest))
+        key = bisect_left(self._sequences, decodes), bisect_left(self._shares, share), i
+        over = edges[i - 1] if i else 0
+        most = edges[i] if i < len(edges) else _ENDLESS
+        return self._pure.get(key, self._default), over, most
 
     def mixed(
         self, chunk: int, before: int, decodes: int, context: int, contexts: Contexts
     ) -> float:
         """Of decodes beside a chunk of *chunk* tokens after *before*."""
+        shortest, longest = contexts
+        share = (context - decodes * shortest) / (decodes * (longest - shortest))
         key = (
-            _bucket(self._sequences, decodes),
-            self._share(decodes, context, contexts),
-            _bucket(self._longest, contexts[1]),
-            _bucket(self._prefixes, before),
+            bisect_left(self._sequences, decodes),
+            bisect_left(self._shares, share),
+            bisect_left(self._longest, longest),
+            bisect_left(self._prefixes, before),
         )
         found = self._mixed.get(key)
         if found is None:
@@ -78,17 +80,7 @@ class Alphas:
         share = (chunk - chunks[i - 1]) / (chunks[i] - chunks[i - 1])
         return alphas[i - 1] + share * (alphas[i] - alphas[i - 1])
 
-    def _share(self, decodes: int, context: int, contexts: Contexts) -> int:
-        shortest, longest = contexts
-        above = (context - decodes * shortest) / (decodes * (longest - shortest))
-        return _bucket(self._shares, above)
-
 
 def matters(decodes: int, contexts: Contexts) -> bool:
     """Whether *contexts* of that many decodes are uneven."""
     return decodes > 1 and contexts[0] < contexts[1]
-
-
-def _bucket(edges: Sequence[float], value: float) -> int:
-    """The first bucket whose upper edge is not below *value*; the last has none."""
-    return min(bisect_left(edges, value), len(edges) - 1)
