@@ -171,6 +171,10 @@ class Routable(Protocol):
         """Requests that are not in the batch."""
 
     @property
+    def arriving(self) -> int:
+        """Those of them that have room, and whose KV is still to come over a link."""
+
+    @property
     def running(self) -> int: ...
     @property
     def kv_used(self) -> float:

@@ -22,9 +22,14 @@ class RoleSwitching(Split):
     flip in TetriInfer (Hu et al. 2024); Splitwise's mixed pool (Patel et al. 2024) moves machines
     by the same signal.
 
+    A queue before one side also backs up into the other: prompts that nobody has room for stay
+    uncomputed (push), or in the KV of the prefill side (pull). So where both queues are long, the
+    side that a request takes last is the one that is short of replicas: prefill with push, decode
+    with pull. Requests that have room and wait for their KV wait for the prefill side alone.
+
     Attributes:
         prefill_queue: prefill is short of replicas from so many waiting requests on each on.
-        decode_queue: the same for decode; requests whose KV is on the way wait as well.
+        decode_queue: the same for decode, of requests that have no room there.
         pause_s: shortest time between two changes.
     """
 
@@ -54,13 +59,17 @@ class RoleSwitching(Split):
         return self.pair(pools, route, "role-switching")
 
     def rebalance(self, now: Picoseconds, pools: Pools) -> Switch | None:
-        """The least busy replica of the other side, when one side alone is short of replicas."""
+        """The least busy replica of the other side, when one side is short of replicas."""
         if now < self._next_ps or not pools.prefill or not pools.decode:
             return None
         more_prefill = _waiting(pools, pools.prefill) >= self.prefill_queue
         more_decode = _waiting(pools, pools.decode) >= self.decode_queue
+        if more_prefill and more_decode:
+            more_prefill = self.travel.push
+        elif not more_prefill and not more_decode:
+            return None
         donors = pools.decode if more_prefill else pools.prefill
-        if more_prefill == more_decode or len(donors) < 2:
+        if len(donors) < 2:
             return None
         self._next_ps = now + round(self.pause_s * PS_PER_S)
         donor = min(donors, key=lambda replica: (_requests(pools, replica), replica))
@@ -68,7 +77,9 @@ class RoleSwitching(Split):
 
 
 def _waiting(pools: Pools, replicas: Sequence[ReplicaId]) -> float:
-    return sum(pools.load(replica).waiting for replica in replicas) / len(replicas)
+    """Requests without room on each replica, on average."""
+    loads = [pools.load(replica) for replica in replicas]
+    return sum(load.waiting - load.arriving for load in loads) / len(loads)
 
 
 def _requests(pools: Pools, replica: ReplicaId) -> int:

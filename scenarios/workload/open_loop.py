@@ -104,12 +104,12 @@ class OpenLoopSpec(Spec):
 def _arrivals(
     spec: OpenLoopSpec, streams: Streams, contents: Contents, times: Iterator[float]
 ) -> Iterator[Arrival]:
-    requests = _Requests(spec, streams, contents)
+    requests = Requests(spec, streams, contents)
     for number, at in enumerate(times):
         yield Arrival(picoseconds(at), requests.call(number))
 
 
-class _Requests:
+class Requests:
     """Makes requests one by one; every part has a stream, so parts do not shift each other."""
 
     def __init__(self, spec: OpenLoopSpec, streams: Streams, contents: Contents) -> None:

@@ -22,9 +22,11 @@ from pydantic import Field
 from .agent.spec import AgentSpec
 from .chat import ChatSpec
 from .open_loop import OpenLoopSpec
+from .phases import PhasesSpec
 from .trace import TraceSpec
 from .workflow import WorkflowSpec
 
 WorkloadSpec = Annotated[
-    OpenLoopSpec | ChatSpec | AgentSpec | WorkflowSpec | TraceSpec, Field(discriminator="kind")
+    OpenLoopSpec | PhasesSpec | ChatSpec | AgentSpec | WorkflowSpec | TraceSpec,
+    Field(discriminator="kind"),
 ]

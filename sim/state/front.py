@@ -369,7 +369,15 @@ class Front(Generic[S]):
         """Let the router see all replicas as they are now, until the next call."""
         now = self._time.now_ps
         self._reports = [
-            Report(live.id, live.waiting, live.running, live.kv_used, now, self._time)
+            Report(
+                live.id,
+                live.waiting,
+                live.arriving,
+                live.running,
+                live.kv_used,
+                now,
+                self._time,
+            )
             for live in self._live
         ]
 

@@ -205,8 +205,13 @@ class Replica:
     @property
     def expects_news(self) -> bool:
         """Whether KV is on its way, here or from here, that what waits may be waiting for."""
-        loading = (seq.status is Status.LOADING for seq in self.holding)
-        return bool(self.sending) or sum(loading) > len(self._received)
+        return bool(self.sending) or self.arriving_count > 0
+
+    @property
+    def arriving_count(self) -> int:
+        """Requests that own blocks and wait for KV to be written to them."""
+        loading = sum(seq.status is Status.LOADING for seq in self.holding)
+        return loading - len(self._received)
 
     @property
     def stands_still(self) -> bool:

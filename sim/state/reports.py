@@ -26,6 +26,11 @@ class Live:
         return self._server.replica.waiting_count
 
     @property
+    def arriving(self) -> int:
+        """Those of them whose KV is still to come."""
+        return self._server.replica.arriving_count
+
+    @property
     def running(self) -> int:
         """Requests in the batch."""
         return len(self._server.replica.running)
@@ -44,6 +49,8 @@ class LiveEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self._replica = encoder.replica
         self.id = encoder.number
+
+    arriving = 0  #: nothing comes to encoders over a link
 
     @property
     def waiting(self) -> int:
@@ -67,6 +74,7 @@ class Report(NamedTuple):
 
     id: ReplicaId
     waiting: int
+    arriving: int
     running: int
     kv_used: float
     taken_ps: Picoseconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, ClassVar
 
@@ -154,16 +154,22 @@ class Pools:
     waiting: dict[int, int]
     prefill: list[int]
     decode: list[int]
+    arriving: dict[int, int] = field(default_factory=dict)
 
     def load(self, replica: int) -> Any:
-        return type("Load", (), {"waiting": self.waiting[replica], "running": 0})
+        arriving = self.arriving.get(replica, 0)
+        waiting = self.waiting[replica] + arriving
+        return type("Load", (), {"waiting": waiting, "arriving": arriving, "running": 0})
 
 
 def test_who_moves() -> None:
     policy = RoleSwitching(prefill_queue=2, decode_queue=3, pause_s=1)
     assert policy.rebalance(0, Pools({0: 2, 1: 1, 2: 0, 3: 0}, [0, 1], [2, 3])) is None
     both = Pools({0: 9, 1: 9, 2: 9, 3: 9}, [0, 1], [2, 3])
-    assert policy.rebalance(0, both) is None  # both are short: nobody can help
+    assert replace(policy).rebalance(0, both) == Switch(0, "decode")
+    assert replace(policy, transfer="push").rebalance(0, both) == Switch(2, "prefill")
+    coming = Pools({0: 1, 1: 1, 2: 0, 3: 0}, [0, 1], [2, 3], {2: 9, 3: 9})
+    assert policy.rebalance(0, coming) is None  # the decode side has room for them
     last = Pools({0: 9, 1: 0}, [0], [1])
     assert policy.rebalance(0, last) is None
     more = Pools({0: 2, 1: 2, 2: 1, 3: 0}, [0, 1], [2, 3])
