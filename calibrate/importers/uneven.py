@@ -90,11 +90,12 @@ def _stated(axes: Mapping[str, Any], where: str) -> _Edges:
 
 def _upper(axes: Mapping[str, Any], name: str, where: str) -> tuple[float, ...]:
     """Upper edges of an axis: its list begins with the lower edge of the first bucket."""
-    edges = axes.get(f"{name}_bins")
-    numbers = isinstance(edges, list) and all(isinstance(x, int | float) for x in edges)
+    found = axes.get(f"{name}_bins")
+    edges = found if isinstance(found, list) else []
+    numbers = all(isinstance(x, int | float) for x in edges)
     if not numbers or len(edges) < 2 or any(b <= a for a, b in pairwise(edges)):
         raise InputError(
-            f"bucket_axes of meta.yaml must have {name}_bins, rising numbers, found {edges}",
+            f"bucket_axes of meta.yaml must have {name}_bins, rising numbers, found {found}",
             where=where,
         )
     return tuple(map(float, edges[1:]))

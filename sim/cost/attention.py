@@ -47,7 +47,7 @@ class SeparateAttention:
     """A kernel for the decodes, and one for the chunks, each chunk for itself."""
 
     decode_op = "decode_attention"
-    alphas = None
+    alphas: Alphas | None = None
 
     def __init__(
         self,
