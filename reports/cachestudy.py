@@ -20,17 +20,14 @@ class Part:
         facts: what is known of it, see `scenarios.cache.study.Study.facts`.
         rows: its results.
         replicas: how many serve it.
+        sizes: KV of a replica in tokens, smallest first, at which everything is compared.
     """
 
     name: str
     facts: dict[str, Any]
     rows: Sequence[Row]
     replicas: int
-
-    @property
-    def sizes(self) -> list[int]:
-        """KV of a replica in tokens, smallest first, without the caches that have no limit."""
-        return sorted({row["kv_tokens"] for row in self.rows} - {0})
+    sizes: Sequence[int]
 
     @property
     def routings(self) -> list[str]:
@@ -60,6 +57,16 @@ class Part:
                 rate: float = row["hit_rate"]
                 return rate
         raise KeyError(wanted)
+
+    def curve(self, eviction: str, routing: str) -> list[tuple[int, float]]:
+        """Size and hit rate wherever it was replayed with a limit, smallest first."""
+        block = self.facts["block_tokens"]
+        return sorted(
+            (row["kv_tokens"], row["hit_rate"])
+            for row in self.rows
+            if (row["eviction"], row["routing"], row["block_tokens"]) == (eviction, routing, block)
+            and row["kv_tokens"]
+        )
 
     @property
     def ideal(self) -> float:
@@ -106,7 +113,13 @@ class Part:
 def parts(rows: Sequence[Row], facts: dict[str, Any]) -> list[Part]:
     """The traces of a study, in its order."""
     return [
-        Part(name, about, [r for r in rows if r["trace"] == name], facts["replicas"])
+        Part(
+            name,
+            about,
+            [r for r in rows if r["trace"] == name],
+            facts["replicas"],
+            facts["kv_tokens"],
+        )
         for name, about in facts["traces"].items()
     ]
 

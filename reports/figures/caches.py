@@ -112,15 +112,16 @@ def curves(part: Part) -> Figure:
     for n, (eviction, routing, color, dash) in enumerate(lines):
         name = f"{eviction}, {routing}"
         if routing == SHARED:
-            name = f"{eviction}, one cache of all {part.replicas} sizes"
+            name = f"{eviction}, one cache of {part.replicas} times the size"
         legend.append(Key(name, color, dash))
+        points_ = part.curve(eviction, routing)
         data.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers",
                 "name": plain(name),
-                "x": [size / 1e6 for size in sizes],
-                "y": digits(100 * part.rate(eviction, routing, size) for size in sizes),
+                "x": [size / 1e6 for size, _ in points_],
+                "y": digits(100 * rate for _, rate in points_),
                 "line": {"color": color, "dash": dash, "width": 2},
                 "marker": {"symbol": MARKERS[n % len(MARKERS)], "size": 8, "color": color},
                 "hovertemplate": f"{plain(name)}<br>%{{x:g}} M tokens: %{{y:.4g}} %<extra></extra>",
@@ -129,11 +130,12 @@ def curves(part: Part) -> Figure:
     ideal = 100 * part.ideal
     legend.append(Key("infinite cache", OTHERS, "longdash"))
     line = {"color": OTHERS, "dash": "longdash", "width": 2}
-    data.insert(0, _level(sizes, ideal, line))
+    ends = [size / 1e6 for size, _ in part.curve(LRU, SHARED)]
+    data.insert(0, _level(ends[0], ends[-1], ideal, line))
     low = min(min(trace["y"]) for trace in data)
     frame = layout(
         340,
-        xaxis=log_axis("KV of a replica, million tokens", sizes[0] / 1e6, sizes[-1] / 1e6),
+        xaxis=log_axis("KV of a replica, million tokens", ends[0], ends[-1]),
         yaxis=axis("hit rate, %", range=[max(0, low - 4), min(104, ideal + 3)]),
     )
     loss = points(part.rate(LRU, best, sizes[-1]), part.ideal)
@@ -144,12 +146,12 @@ def curves(part: Part) -> Figure:
     return Figure(title, f"{title} ({loss})", data, frame, legend)
 
 
-def _level(sizes: list[int], rate: float, line: dict[str, Any]) -> dict[str, Any]:
+def _level(first: float, last: float, rate: float, line: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines",
         "name": "infinite cache",
-        "x": [sizes[0] / 1e6, sizes[-1] / 1e6],
+        "x": [first, last],
         "y": digits([rate, rate]),
         "line": line,
         "hovertemplate": "infinite cache: %{y:.4g} %<extra></extra>",

@@ -10,9 +10,10 @@ from ..cachestudy import LRU, SHARED, Part, Row, parts, verdict
 from ..figures.caches import curves, heat_map, size_text
 from ..files import write_text
 from ..text import count, percent, points
-from .html import Html, Plots, Td, details, join, section, table, tag
+from .html import Html, Plots, Td, details, esc, join, section, table, tag
 from .shell import document
 
+_EVEN = 0.0005  # of the hit rate: what rounding hides
 _DEFINITIONS = {
     "hit rate": "prompt tokens whose KV the serving replica held when the request came, over all "
     "prompt tokens. The last token is always computed, as engines do.",
@@ -124,7 +125,7 @@ def _sentence(part: Part) -> str:
         f"{percent(part.rate(LRU, worst, size))} behind {worst} "
         f"(infinite cache {percent(part.ideal)})"
     )
-    if eviction == LRU or gain < 0.0005:
+    if gain < _EVEN:
         return f"{text}; no eviction does better than lru there."
     return f"{text}; the best eviction, {eviction}, adds {_points(gain)}."
 
@@ -134,14 +135,14 @@ def _effects(part: Part, size: int) -> list[object]:
     worst = min(part.routings, key=lambda r: part.rate(LRU, r, size))
     eviction, gain = part.over_lru(best, size)
     return [
-        part.name,
+        Html(esc(part.name).replace("_", "_<wbr>")),
         Td(size_text(size), "text"),
         percent(part.ideal),
         Td(f"{percent(part.rate(LRU, best, size))} {best}", "text"),
         _points(part.routing_effect(LRU, size)),
         _points(part.eviction_effect(best, size)),
         Td(f"{_points(part.eviction_effect(worst, size))} {worst}", "text"),
-        Td(f"{eviction}, lru {points(gain, 0.0)}" if eviction != LRU else LRU, "text"),
+        Td(LRU if gain < _EVEN else f"{eviction}, lru + {_points(gain)}", "text"),
     ]
 
 

@@ -60,14 +60,14 @@ class Study:
     seed: int = 1
 
     def cells(self) -> list[Cell]:
-        """Every combination, and what bounds it: caches without a limit, one cache for all.
+        """Every combination, and lru at more sizes, without a limit, and in one cache for all.
 
         Where blocks are not the trace's own, lru is also asked with the trace's.
 
         Raises:
             InputError: a size below one block.
         """
-        out = []
+        out: list[Cell] = []
         for number, subject in enumerate(self.subjects):
             for tokens in self.kv_tokens:
                 if tokens < subject.block_tokens:
@@ -75,10 +75,7 @@ class Study:
                         f"{tokens:,} tokens hold no block of {subject.block_tokens:,} tokens",
                         where=KV_TOKENS,
                     )
-            sizes = (*self.kv_tokens, ENDLESS)
-            routers = [SHARED, *(routing.label for routing in self.routings)]
-            for block in (subject.block_tokens, subject.own_block_tokens):
-                out += [Cell(number, LRU, at, size, block) for at in routers for size in sizes]
+            out += self._bounds(number, subject)
             out += [
                 Cell(number, eviction.label, routing.label, tokens, subject.block_tokens)
                 for tokens in self.kv_tokens
@@ -87,11 +84,27 @@ class Study:
             ]
         return list(dict.fromkeys(out))
 
+    def _bounds(self, number: int, subject: Subject) -> list[Cell]:
+        block, own = subject.block_tokens, subject.own_block_tokens
+        more = {n * tokens // 2 for n in (1, 2, 4) for tokens in self.kv_tokens}
+        asked = [
+            (block, (*sorted(tokens for tokens in more if tokens >= block), ENDLESS)),
+            (own, (*self.kv_tokens, ENDLESS)),
+        ]
+        routers = [SHARED, *(routing.label for routing in self.routings)]
+        return [
+            Cell(number, LRU, router, tokens, size)
+            for size, sizes in asked
+            for router in routers
+            for tokens in sizes
+        ]
+
     def facts(self) -> dict[str, Any]:
         """What the readers of its results want to know of it."""
         return {
             "replicas": self.replicas,
             "in_flight": self.in_flight,
+            "kv_tokens": sorted(self.kv_tokens),
             "traces": {
                 subject.visits.name: {
                     "requests": len(subject.visits.requests),

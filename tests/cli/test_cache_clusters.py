@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,7 @@ def test_json_is_a_row_a_cell(capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(capsys.readouterr().out)
     asked = {(row["eviction"], row["routing"], row["kv_tokens"]) for row in rows}
     assert asked == {
-        ("lru", "one cache", 4000),
-        ("lru", "one cache", 0),
-        ("lru", "round-robin", 4000),
-        ("lru", "round-robin", 0),
+        *product(["lru"], ["one cache", "round-robin"], [2000, 4000, 8000, 0]),
         ("lfu", "round-robin", 4000),
         ("belady", "round-robin", 4000),
     }

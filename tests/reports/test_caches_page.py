@@ -27,6 +27,7 @@ RATES = {
 FACTS = {
     "replicas": 8,
     "in_flight": 64,
+    "kv_tokens": [1000, 8000],
     "traces": {
         "talk<b>": {
             "requests": 1000,
