@@ -31,6 +31,7 @@ class ModalityAware(QueuedEviction):
 
     promise: ClassVar[Promise] = Promise(queues=True)
     on_leaves: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset({"blocks", "block_size", "media_tokens"})
 
     media_share: float = 0.5
 

@@ -113,6 +113,7 @@ class WorkflowAware(QueuedEviction):
 
     promise: ClassVar[Promise] = Promise(queues=True, tail_first=True)
     on_leaves: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset({"key", "position", "block_size"})
 
     forget_s: float = 300.0
 

@@ -177,7 +177,7 @@ class _Frontend:
         rng: np.random.Generator,
     ) -> list[Call]:
         """The calls of stage *at*, counted over all rounds; none when one does not fit."""
-        calls = []
+        calls: list[Call] = []
         for agent in self._stages[at % len(self._stages)]:
             fixed_prompt = self._fixed[which][agent]
             prompt = (*fixed_prompt, *said)
