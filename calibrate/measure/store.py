@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import chain
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from ...policies.errors import InputError
@@ -90,12 +92,19 @@ class Store:
         return counts
 
     def by_point(self) -> dict[Point, list[float]]:
-        """Kept samples of each point, in the order in which points first came."""
-        found: dict[Key, tuple[Point, list[float]]] = {}
+        """Kept samples of each point, in the order in which points first came.
+
+        On a CPU only those of its quietest round: others use it as well, for longer than a round
+        takes a point, and can only add to its time.
+        """
+        found: dict[Key, tuple[Point, dict[int, list[float]]]] = {}
         for sample in self.samples:
             if sample.kept:
-                found.setdefault(sample.point.key, (sample.point, []))[1].append(sample.seconds)
-        return dict(found.values())
+                _, rounds = found.setdefault(sample.point.key, (sample.point, {}))
+                rounds.setdefault(sample.round, []).append(sample.seconds)
+        if self.identity["kind"] == "cpu":
+            return {point: min(rounds.values(), key=median) for point, rounds in found.values()}
+        return {point: [*chain(*rounds.values())] for point, rounds in found.values()}
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Take note of samples; `flush` writes them."""
