@@ -98,6 +98,12 @@ def by_ttl(cache: ListCache, known: Known) -> Any:
     return (protected, expiry_ps if protected else 0, known.reference_number)
 
 
+def by_ttl_given_up(cache: ListCache, known: Known) -> Any:
+    protected, expiry_ps, number = by_ttl(cache, known)
+    announced = cache.lookups[known.request].request.tool_time_s >= 0
+    return (1 if protected else -announced, expiry_ps, number)
+
+
 RANKS: dict[str, tuple[str, dict[str, Any], Callable[[ListCache, Known], Any]]] = {
     "lru": ("lru", {}, lambda c, k: k.reference_number),
     "lfu": ("lfu", {}, lambda c, k: (k.references, k.reference_number)),
@@ -114,6 +120,11 @@ RANKS: dict[str, tuple[str, dict[str, Any], Callable[[ListCache, Known], Any]]] 
     ),
     "gdsf": ("gdsf", {}, lambda c, k: (k.value, k.reference_number)),
     "session-ttl": ("session-ttl", TTL, by_ttl),
+    "session-ttl, late ones first": (
+        "session-ttl",
+        {**TTL, "expired_first": True},
+        by_ttl_given_up,
+    ),
 }
 
 
