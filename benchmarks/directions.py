@@ -44,7 +44,8 @@ SMALL = "policies.scheduling={name: sarathi, chunk_tokens: 256}"
 LARGE = "policies.scheduling={name: sarathi, chunk_tokens: 8192}"
 VLLM, VTC = "policies.scheduling=vllm-v1", "policies.scheduling=vtc"
 LRU, TTL = "policies.eviction=lru", "policies.eviction=session-ttl"
-PLENTY, TIGHT = ("cluster.kv_blocks=28000",), ("cluster.kv_blocks=8000",)
+GONE = "policies.eviction={name: session-ttl, expired_first: true}"
+PLENTY, TIGHT = ("cluster.kv_blocks=34000",), ("cluster.kv_blocks=8000",)
 FLOW = "policies.eviction=workflow-aware"
 CHAIN = ("cluster.engine.prefix_index=hash-chain",)
 NO_MORE = (
@@ -70,6 +71,8 @@ CHECKS = (
     Check("fair share", "tenants", (), VLLM, VTC, "fairness.jain_service", 1.0, 99),
     Check("KV kept while tools run", "agent_tools", (), LRU, TTL, "hit_rate", 1.0, 99),
     Check("… with memory to spare", "agent_tools", PLENTY, LRU, TTL, "hit_rate", 0.99, 1.005),
+    Check("… or given up when late", "agent_tools", (), LRU, GONE, "hit_rate", 1.0, 99),
+    Check("… late ones given up", "agent_tools", PLENTY, LRU, GONE, "hit_rate", 0, 1.0),
     Check("… with far too little", "agent_tools", TIGHT, LRU, TTL, "hit_rate", 0, 1.0),
     Check("KV kept for the next turn", "agent_workflow", (), LRU, FLOW, "hit_rate", 1.0, 99),
     Check("… on a hash chain", "agent_workflow", CHAIN, LRU, FLOW, "hit_rate", 1.0, 99),
