@@ -101,7 +101,7 @@ def _by(share: float) -> str:
 
 
 def curves(part: Part) -> Figure:
-    """lru over the size for every router, with the oracles and the infinite cache as bounds."""
+    """lru over the size for every router, with oracles (at fewer sizes) and the infinite cache."""
     sizes, routings = part.sizes, part.routings
     best = part.best_routing(sizes[-1])
     lines = [(LRU, routing, PALETTE[n], DASHES[0]) for n, routing in enumerate(routings)]
@@ -113,17 +113,17 @@ def curves(part: Part) -> Figure:
         name = f"{eviction}, {routing}"
         if routing == SHARED:
             name = f"{eviction}, one cache of {part.replicas} times the size"
-        legend.append(Key(name, color, dash))
+        legend.append(Key(name, color, "" if eviction in part.oracles else dash))
         points_ = part.curve(eviction, routing)
         data.append(
             {
                 "type": "scatter",
-                "mode": "lines+markers",
+                "mode": "markers" if eviction in part.oracles else "lines+markers",
                 "name": plain(name),
                 "x": [size / 1e6 for size, _ in points_],
                 "y": digits(100 * rate for _, rate in points_),
                 "line": {"color": color, "dash": dash, "width": 2},
-                "marker": {"symbol": MARKERS[n % len(MARKERS)], "size": 8, "color": color},
+                "marker": {"symbol": MARKERS[n % len(MARKERS)], "size": 9, "color": color},
                 "hovertemplate": f"{plain(name)}<br>%{{x:g}} M tokens: %{{y:.4g}} %<extra></extra>",
             }
         )
