@@ -131,8 +131,8 @@ class Pool:
         if choice.name == "sglang" and longest > most:
             key = getattr(spec.engine, "context_key", "max_model_len")
             raise InputError(
-                f"scheduling {choice.name} admits requests of up to {most:,} tokens to this KV, and "
-                f"the context limit is {longest:,}",
+                f"scheduling {choice.name} admits requests of up to {most:,} tokens to this KV, "
+                f"and the context limit is {longest:,}",
                 where="policies.scheduling",
                 help=f"engine.{key}: {most}, or less",
             )

@@ -75,6 +75,21 @@ workload:
   compaction: {at: 0.8, instruction_tokens: 4, summary_tokens: 20, keep_last: 1}
 """
 )
+WORKFLOW = (
+    HEAD
+    + """\
+workload:
+  kind: workflow
+  sessions: 6
+  concurrency: 3
+  agents: 4
+  rounds: 3
+  shared_tokens: 10
+  fixed_tokens: 30
+  task_tokens: {kind: uniform, low: 2, high: 20}
+  output_tokens: {kind: uniform, low: 2, high: 20}
+"""
+)
 SPLIT = (
     OPEN.split("cluster:")[0]
     + """\
@@ -122,6 +137,12 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
     "agents, async": (AGENTS, [], ["hit_tokens"]),
     "agents, sync, session-ttl": (AGENTS, [SYNC, "policies.eviction=session-ttl"], ["hit_tokens"]),
     "agents, gdsf, tight": (AGENTS, [TIGHT, "policies.eviction=gdsf"], ["hit_tokens", "preempted"]),
+    "workflows, workflow-aware": (WORKFLOW, ["policies.eviction=workflow-aware"], ["hit_tokens"]),
+    "workflows, workflow-aware, radix": (
+        WORKFLOW,
+        ["policies.eviction=workflow-aware", "cluster.engine.prefix_index=radix"],
+        ["hit_tokens"],
+    ),
     "prefill there, decode here": (SPLIT, [], ["remote_tokens", "hit_tokens"]),
     "the same, many and tight": (
         SPLIT,

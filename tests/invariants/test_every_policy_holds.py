@@ -67,8 +67,6 @@ def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"preset {name}", {"preset": name}
     for family, registry in FAMILIES.items():
         for name, cls in registry:
-            if getattr(cls, "encodes", False):
-                continue  # it needs a pool that encodes
             choice = {"name": name, **PARAMETERS.get((family, name), {})}
             yield f"{family} {name}", {"policies": {family: choice}, "class": cls}
 
@@ -82,14 +80,16 @@ def knobs(rng: Random, preset: str, policies: dict[str, Any]) -> dict[str, Any]:
     drawn: dict[str, Any] = {"preset": preset}
     for name, field in kind.model_fields.items():
         taken = name == "preset" or ("scheduling" in policies and name in kind.scheduler_keys)
-        if taken or rng.random() < 0.5:
+        if taken or rng.random() < 0.6:
             continue
         if field.annotation is bool:
             drawn[name] = rng.random() < 0.5
         elif get_origin(field.annotation) is Literal:
             drawn[name] = rng.choice(get_args(field.annotation))
         elif name in BATCHES:
-            drawn[name] = 1 if preset == "candle" else rng.choice((1, 2, 3, 5, 16))
+            drawn[name] = 1 if preset == "candle" else rng.choice((1, 3, 5, 16))
+        elif name == "schedule_conservativeness":
+            drawn[name] = rng.choice((0.02, 0.3))
         elif name in BUDGETS:
             drawn[name] = rng.choice((16, 64, 200))
     if drawn.get("capacity_scheduler_policy") == "STATIC_BATCH":
@@ -99,51 +99,46 @@ def knobs(rng: Random, preset: str, policies: dict[str, Any]) -> dict[str, Any]:
     return drawn
 
 
-def workload(rng: Random, *, chat: bool) -> dict[str, Any]:
+def workload(rng: Random, kind: str, *, images: bool) -> dict[str, Any]:
     """Few requests, much alike, often all at once."""
 
     def between(low: int, high: int) -> dict[str, Any]:
-        return {"kind": "uniform", "low": low, "high": rng.choice((low, high))}
+        return {"kind": "uniform", "low": low, "high": rng.choice((low, high, high, high))}
 
-    common: dict[str, Any] = {
-        "prompt_tokens": between(1, 40),
-        "output_tokens": between(1, 20),
-        "system": {"count": rng.choice((1, 3)), "tokens": between(1, 33)},
-    }
-    if rng.random() < 0.5:
-        common["max_tokens"] = rng.choice((5, 20))
-    if chat:
-        return {
-            "kind": "chat",
-            "sessions": rng.randint(1, 6),
-            "concurrency": rng.choice((1, 4)),
-            "turns": rng.choice((1, 3)),
-            "think_s": rng.choice((0.00001, 0.001)),
-            **common,
-        }
-    asked: dict[str, Any] = {
-        "kind": "open-loop",
-        "requests": rng.randint(1, 14),
-        "arrivals": rng.choice((300, 3000, {"kind": "all-at-once"})),
-        **common,
-    }
-    if rng.random() < 0.5:
-        asked["priority"] = between(0, 3)
+    common: dict[str, Any] = {"kind": kind, "output_tokens": between(1, 30)}
     if rng.random() < 0.3:
-        asked["images"] = {"count": 2, "tokens": 6}
-    return asked
+        common["max_tokens"] = rng.choice((5, 30))
+    sessions = {"sessions": rng.randint(1, 8), "concurrency": rng.choice((1, 4, 8))}
+    if kind == "workflow":
+        tokens = {"fixed_tokens": between(1, 30), "task_tokens": between(1, 12)}
+        shape = {"agents": rng.choice((1, 3)), "rounds": 2, "pause_s": rng.choice((0, 0.001))}
+        return {**common, **sessions, **tokens, **shape}
+    common["prompt_tokens"] = between(1, 30)
+    common["system"] = {"count": rng.choice((1, 3)), "tokens": between(1, 33)}
+    if kind == "chat":
+        shape = {"turns": rng.choice((1, 3)), "think_s": rng.choice((0.00001, 0.001))}
+        return {**common, **sessions, **shape}
+    common["requests"] = rng.randint(1, 16)
+    common["arrivals"] = rng.choice((100, 1000, {"kind": "all-at-once"}))
+    if rng.random() < 0.5:
+        common["priority"] = between(0, 3)
+    if images or rng.random() < 0.3:
+        common["images"] = {"count": rng.choice((2, 9)), "tokens": 6}
+    return common
 
 
 def scenario(rng: Random, case: dict[str, Any]) -> dict[str, Any]:
     """A whole one, with the case's policy or preset in it."""
     chosen, cls = dict(case.get("policies", {})), case.get("class")
     oracle = "eviction" in chosen and cls.promise.oracle
-    split = "disaggregation" in chosen and chosen["disaggregation"]["name"] != "colocated"
+    placement = chosen.get("disaggregation", {}).get("name", "colocated")
+    encodes = "disaggregation" in chosen and getattr(cls, "encodes", False)
+    split = placement != "colocated" and (not encodes or rng.random() < 0.5)
     preset = case.get("preset") or rng.choice(("vllm-v1", "sglang"))
     if {"victim", "order"} & chosen.keys():
         preset = "vllm-v1"
     if chosen.get("scheduling", {}).get("name") == "sglang":
-        preset = "sglang"  # it needs a context limit below what KV holds
+        preset = "sglang"  # others' context limit is all that KV holds, which it never admits
     engine = knobs(rng, preset, chosen)
     if "eviction" in chosen and cls.promise.queues and not getattr(cls, "on_leaves", False):
         engine["prefix_index"] = "hash-chain"
@@ -153,7 +148,7 @@ def scenario(rng: Random, case: dict[str, Any]) -> dict[str, Any]:
         "gpu": "h100-sxm",
         "model": "qwen2-vl-7b",
         "block_size": size,
-        "kv_blocks": -(-95 // size) + 3 + rng.choice((0, 1, 4, 40)),
+        "kv_blocks": -(-95 // size) + 3 + rng.choice((0, 0, 1, 4, 40)),
         "engine": engine,
     }
     made: dict[str, Any] = {"name": "s", "seed": rng.randint(0, 3)}
@@ -166,12 +161,19 @@ def scenario(rng: Random, case: dict[str, Any]) -> dict[str, Any]:
         made["links"] = {"kv": link}
     else:
         made["cluster"] = {**pool, "replicas": 3 if "routing" in chosen else replicas}
+    if encodes:
+        pools = made["cluster"].get("pools") or [{"name": "serve", **made["cluster"]}]
+        encoder = {"name": "see", "role": "encode", "gpu": "h100-sxm", "model": pool["model"]}
+        made["cluster"] = {"pools": [*pools, {**encoder, "replicas": rng.choice((1, 2))}]}
+        link = {"latency_us": 40, "gbytes_per_s": 0.1, "failure": rng.choice((0, 0.4))}
+        made.setdefault("links", {})["embeddings"] = link
     if "order" in chosen and rng.random() < 0.5:
         chosen["scheduling"] = "preemptive"
         for key in type(TypeAdapter(Engine).validate_python(preset)).scheduler_keys:
             engine.pop(key, None)
     made["policies"] = chosen
-    made["workload"] = workload(rng, chat=not oracle and rng.random() < 0.5)
+    kinds = ("open-loop",) if oracle or encodes else ("open-loop", "chat", "workflow")
+    made["workload"] = workload(rng, rng.choice(kinds), images=encodes)
     if rng.random() < 0.5:
         made["router"] = {"signal_age_s": 0.0005}
     return made
@@ -275,3 +277,27 @@ def test_nothing_is_lost(name: str, rng: Random, tmp_path: Path, watch: Any) -> 
     leaps = simulate(again.config, again.workload)
     assert columns(leaps) == columns(steps)
     assert leaps.totals == steps.totals
+
+
+def test_kv_that_fails_to_come_is_computed_where_blocks_are_all_it_has(
+    tmp_path: Path, watch: Any
+) -> None:
+    """SGLang's admission counts the longest answer; blocks a request holds are not free to it."""
+    pool = "gpu: h100-sxm, model: tiny, block_size: 4, kv_blocks: 67, engine: sglang"
+    roles = "".join(
+        f"\n    - {{name: {one}, role: {one}, {pool}}}" for one in ("prefill", "decode")
+    )
+    (tmp_path / "s.yaml").write_text(
+        f"name: s\ncluster:\n  pools:{roles}\n"
+        "links: {kv: {latency_us: 40, gbytes_per_s: 0.01, failure: 1, retries: 0}}\n"
+        "workload: {kind: open-loop, requests: 4, arrivals: 300, prompt_tokens: 30, "
+        "output_tokens: 5}\n"
+    )
+    source = load.read(str(tmp_path / "s.yaml"), ())
+    (cell,) = grid.cells(source)[1]
+    made, seen = build.assemble(cell, source.folders), watch()
+    with seen.watching():
+        outcome = simulate(made.config, made.workload, trace=StepLog(), check=True)
+    seen.verify(outcome)
+    assert outcome.totals["failed_transfers"] == 4
+    assert (outcome.requests["recomputed_tokens"] == 30).all()

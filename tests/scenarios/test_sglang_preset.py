@@ -127,3 +127,14 @@ def test_a_scenario_runs_with_and_without_leaps(tmp_path: Path, policy: str) -> 
         runs.append(made.records.requests["finish_ps"].tolist())
     assert runs[0] == runs[1]
     assert len(runs[0]) == 30
+
+
+def test_its_scheduler_under_another_engine_needs_room_beside_the_longest_request(
+    tmp_path: Path,
+) -> None:
+    """SGLang admits nothing as long as all KV, which is what others' contexts are cut to."""
+    other = ("policies.scheduling=sglang", "cluster.kv_blocks=101")
+    with pytest.raises(InputError, match=r"of up to 1,567 tokens .* limit is 1,600"):
+        config(tmp_path, *other, "cluster.engine=vllm-v1")
+    made = config(tmp_path, *other, "cluster.engine={preset: vllm-v1, max_model_len: 1567}")
+    assert made.pools[0].limits.max_model_len == 1567

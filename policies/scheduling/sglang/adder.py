@@ -120,15 +120,15 @@ class PrefillAdder:
         return Verdict.CONTINUE
 
     def go_on(self, one: Demand, limit: int | None = None) -> Addition:
-        """The next chunk of the prompt that was cut before; never refused.
+        """The next chunk of a prompt that was cut before, or that has its blocks; never refused.
 
         Args:
             limit: tokens at most, so that shorter prompts find room.
         """
-        assert self.chunk_left is not None
-        room = min(self.chunk_left, int(self.total_left))
-        room = room if room > 0 else self.chunk_left
         left = one.known - one.prefix
+        chunk = left if self.chunk_left is None else self.chunk_left
+        room = min(chunk, int(self.total_left))
+        room = room if room > 0 else chunk
         tokens = min(left, room if limit is None else min(room, limit))
         chunked = tokens < left
         self._charge(tokens, 0 if chunked else min(one.max_new, CLIP_NEW_TOKENS))

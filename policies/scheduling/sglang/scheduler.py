@@ -230,16 +230,36 @@ class Sglang:
                 return Verdict.NO_TOKEN
             adder.expect(whole)
             return adder.verdict()
-        if step.owns(seq) and demand.known - prefix.tokens <= 1:  # it came: nothing to prefill
-            step.hold(seq)
-            adder.expect(demand)
-            chosen.append((seq, Addition(demand.known - prefix.tokens, False, Verdict.CONTINUE)))
-            return adder.verdict()
+        if step.owns(seq):
+            return self._add_owner(step, adder, seq, demand, chosen, cut)
         added = adder.add(
             demand, partial(step.hold, seq), has_chunked=cut, cached=view.prefix_caching
         )
         if added.tokens:
             chosen.append((seq, added))
+        return added.verdict
+
+    def _add_owner(
+        self,
+        step: Step,
+        adder: PrefillAdder,
+        seq: Handle,
+        demand: Demand,
+        chosen: list[tuple[Handle, Addition]],
+        cut: bool,
+    ) -> Verdict:
+        """A request whose KV came from elsewhere, or failed to: it has blocks for its prompt."""
+        left = demand.known - demand.prefix
+        if left <= 1:  # nothing to prefill
+            step.hold(seq)
+            adder.expect(demand)
+            chosen.append((seq, Addition(left, False, Verdict.CONTINUE)))
+            return adder.verdict()
+        if cut or any(one.chunked for _, one in chosen):
+            return Verdict.OTHER  # this one may have to be cut, and one at a time is
+        step.hold(seq)
+        added = adder.go_on(demand)
+        chosen.append((seq, added))
         return added.verdict
 
     def _carry_out(
