@@ -290,8 +290,8 @@ def test_kv_that_fails_to_come_is_computed_where_blocks_are_all_it_has(
     (tmp_path / "s.yaml").write_text(
         f"name: s\ncluster:\n  pools:{roles}\n"
         "links: {kv: {latency_us: 40, gbytes_per_s: 0.01, failure: 1, retries: 0}}\n"
-        "workload: {kind: open-loop, requests: 4, arrivals: 300, prompt_tokens: 30, "
-        "output_tokens: 5}\n"
+        "workload: {kind: open-loop, requests: 4, arrivals: 20, prompt_tokens: 18, "
+        "output_tokens: 5, system: {tokens: 12}}\n"
     )
     source = load.read(str(tmp_path / "s.yaml"), ())
     (cell,) = grid.cells(source)[1]
@@ -300,4 +300,5 @@ def test_kv_that_fails_to_come_is_computed_where_blocks_are_all_it_has(
         outcome = simulate(made.config, made.workload, trace=StepLog(), check=True)
     seen.verify(outcome)
     assert outcome.totals["failed_transfers"] == 4
-    assert (outcome.requests["recomputed_tokens"] == 30).all()
+    # those after the first find the system prompt there, and keep it while they wait
+    assert outcome.requests["recomputed_tokens"].tolist() == [30, 18, 18, 18]
