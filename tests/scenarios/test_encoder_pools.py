@@ -130,7 +130,7 @@ def met(records: CellRecords) -> float:
 
 
 def test_encoders_of_their_own_help_with_many_images() -> None:
-    source = load.read("encoder_split", ["limits.requests=60"])
+    source = load.read("encoder_split", ["limits.requests=150"])
     together, apart = (
         simulated(source, name) for name in ("images, together", "images, 2 encoders")
     )
@@ -141,19 +141,19 @@ def test_encoders_of_their_own_help_with_many_images() -> None:
 def test_encoders_stand_idle_with_few_images() -> None:
     source = load.read("encoder_split", ["limits.requests=300"])
     together, apart = (simulated(source, name) for name in ("text, together", "text, 2 encoders"))
-    assert met(apart) < 0.5 * met(together)
+    assert apart.itl.mean_s() > 1.25 * together.itl.mean_s()
 
 
 def test_changing_roles_follow_a_load_that_changes() -> None:
-    """The shipped scenario, a quarter as long."""
-    short = [f"workload.phases.{i}.duration_s=15" for i in (0, 1)]
+    """The shipped scenario, half as long."""
+    short = [f"workload.phases.{i}.duration_s=30" for i in (0, 1)]
     source = load.read("role_switching", short)
     moving = simulated(source, "roles change")
     still = simulated(source, "2 prefill + 2 decode")
     assert moving.totals["role_switches"] >= 2
     assert met(moving) > met(still)
     prompts = moving.requests["prompt_tokens"]
-    first = moving.requests["arrival_ps"] < 15 * 10**12
+    first = moving.requests["arrival_ps"] < 30 * 10**12
     assert np.median(prompts[first]) > 10_000
     assert np.median(prompts[~first]) < 400
 
