@@ -68,7 +68,7 @@ class Outcome(NamedTuple):
 class Replica:
     """A KV pool and the requests that hold some of it; to routers, a `Routable` seen live."""
 
-    waiting = 0
+    waiting = arriving = 0
     age_ps: Picoseconds = 0
 
     def __init__(self, id: ReplicaId, shape: Shape, eviction: Eviction) -> None:

@@ -50,7 +50,7 @@ class EncoderServer:
 
     def sent(self, image: Image) -> None:
         """Its output is needed here no more."""
-        self.replica.cache.let_go(image.flow, image.index)
+        self.replica.cache.let_go(image.flow, image.which)
         self._stir()
 
     def _stir(self) -> None:

@@ -24,21 +24,21 @@ class Image(NamedTuple):
 
     Attributes:
         flow: its request's images.
-        index: which of its items it is.
+        which: of its items it is.
     """
 
     flow: _Flow
-    index: int
+    which: int
 
     @property
     def identifier(self) -> int:
         """Equal for equal content."""
-        return self.flow.request.items[self.index].identifier
+        return self.flow.request.items[self.which].identifier
 
     @property
     def tokens(self) -> int:
         """Of the encoder's output."""
-        return self.flow.request.items[self.index].tokens
+        return self.flow.request.items[self.which].tokens
 
 
 class EncoderReplica:
@@ -75,18 +75,18 @@ class EncoderReplica:
         while self.line:
             image = self.line[0]
             if image.identifier in fresh:
-                self.cache.use(image.flow, image.index)
+                self.cache.use(image.flow, image.which)
                 self.computing.append(image)
                 self.hit_tokens += image.tokens
-            elif self.cache.use(image.flow, image.index):
+            elif self.cache.use(image.flow, image.which):
                 found.append(image)
                 self.hit_tokens += image.tokens
             else:
-                item = image.flow.request.items[image.index]
+                item = image.flow.request.items[image.which]
                 allowed = max(budget, item.tokens) if not fresh else budget
                 if not self.cache.make_room(item, allowed, 0):
                     break
-                self.cache.store(image.flow, image.index)
+                self.cache.store(image.flow, image.which)
                 self.computing.append(image)
                 fresh[image.identifier] = item.tokens
                 budget -= item.tokens
@@ -295,7 +295,7 @@ class Encodings:
             self._over(flow)
 
     def _let_go(self, image: Image) -> None:
-        self._encoders[image.flow.encoders[image.index]].sent(image)
+        self._encoders[image.flow.encoders[image.which]].sent(image)
 
     def _over(self, flow: _Flow) -> None:
         self.open -= 1

@@ -12,6 +12,7 @@ from ...policies.errors import InfersimError, NoProgressError
 from ...policies.types import Picoseconds
 from ..cost.grades import Ledger, time_by_grade
 from .config import RunLimits
+from .encoding import Encoder
 from .front import Front, Served, Timed
 from .journal import Sampler, Timer
 from .offload import offloaded
@@ -164,7 +165,7 @@ class Host(Generic[S]):
             )
         self.check_books(idle=True)
         servers, journal = front.servers, front.journal
-        busy = [*servers, *front.encoders.values()]
+        busy: list[S | Encoder] = [*servers, *front.encoders.values()]
         totals = {
             "steps": steps,
             "preemptions": journal.preemptions,
