@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from heapq import heappop, heappush, merge
-from itertools import chain
+from collections.abc import Callable
+from heapq import heappop, heappush
 from operator import attrgetter
-from typing import Any
 
 from ...policies.errors import IllegalPlanError, InputError
 from ...policies.scheduling.base import Scheduler
@@ -26,22 +24,20 @@ from .sequence import Sequence, Status
 from .step import UNLIMITED
 from .steps import ReplicaSteps
 from .swap import SwapSpace
+from .view import View
 
 _run_number = attrgetter("run_number")
 
 
-class Replica:
+class Replica(View):
     """State of one replica between decisions; both hosts drive exactly this object.
 
     A host calls `submit`, `schedule`, and after the plan's time has passed `finish`. With
     asynchronous scheduling it schedules once more before it finishes (`EngineLimits`).
 
     Args:
-        limits: what the engine was started with.
-        pool: its KV.
+        limits, pool, make_queue: see `View`.
         scheduler: its policy.
-        make_queue: builds the waiting line (called three times: vLLM keeps one for KV holders, and
-            its first engine one for those that were swapped out).
         connector: where remote KV comes from; None: nowhere.
         accept: how many of a sequence's drafts the model accepts (speculation).
         swap: where preempted requests may keep their KV; None: they lose it.
@@ -66,20 +62,13 @@ class Replica:
                 f"the engine looks prefixes up in a {limits.prefix_index}, and this host keeps a "
                 f"{pool.prefix_index}"
             )
-        self.limits, self.pool, self.scheduler = limits, pool, scheduler
+        super().__init__(limits, pool, make_queue)
+        self.scheduler = scheduler
         self.connector, self._accept, self.swap = connector, accept, swap
-        self.waiting = make_queue()
-        self.holding = make_queue()  # waiting, but already owning KV
-        self.swapped = make_queue()  # waiting, with KV in host memory
-        self.running: dict[Sequence, None] = {}
-        self.explicit: dict[Sequence, None] = {}  # running, but not in the group
         self.group = DecodeGroup(limits.block_size)
         self.encoder = EncoderCache(limits.encoder_cache_size or UNLIMITED)
-        self.step_index = 0
         self.in_flight: deque[StepPlan] = deque()
         self.inflight_prefills: dict[Sequence, None] = {}
-        self.aside: dict[Sequence, None] = {}  # put aside in the step being planned
-        self.deferred: dict[Sequence, None] = {}  # put aside and not admitted since
         self.sending: dict[Sequence, None] = {}  # finished, blocks still being read
         self.now: Picoseconds = 0
         self.log_members = False
@@ -104,96 +93,6 @@ class Replica:
         #: what chunks answered in the last finish: sequence, tokens, blocks it has in the index
         self.emitted: list[tuple[Sequence, int, int]] = []
         self.last_finish_ps: Picoseconds = 0
-
-    # ---- what policies see ----------------------------------------------------------------------
-
-    @property
-    def prefilling(self) -> list[Sequence]:
-        """The part of `running` that does not simply decode, in order of admission."""
-        return list(self.explicit)
-
-    @property
-    def waiting_count(self) -> int:
-        """Requests outside the batch, those whose KV is on its way included."""
-        return len(self.waiting) + len(self.holding) + len(self.swapped) + len(self.aside)
-
-    @property
-    def waiting_ready_count(self) -> int:
-        """Those of them that were not put aside since they came."""
-        return self.waiting_count - len(self.deferred)
-
-    @property
-    def swapped_count(self) -> int:
-        """Waiting requests whose KV is in host memory."""
-        return len(self.swapped)
-
-    @property
-    def line(self) -> Iterable[Sequence]:
-        """The waiting requests, in the order of the line."""
-        if not self.swapped:
-            return chain(self.holding, self.waiting)
-        return chain(self.holding, merge(self.swapped, self.waiting, key=self.rank))
-
-    @property
-    def head(self) -> Sequence | None:
-        """The first of the line; None: it is empty."""
-        if self.holding:
-            return self.holding.peek()
-        if not self.swapped:
-            return self.waiting.peek() if self.waiting else None
-        swapped = self.swapped.peek()
-        if not self.waiting:
-            return swapped
-        return min(swapped, self.waiting.peek(), key=self.rank)
-
-    def rank(self, seq: Sequence) -> tuple[Any, ...]:
-        """Where the order of the line puts a request: smallest first, ties by arrival."""
-        return (*self.waiting.key(seq), seq.id)
-
-    @property
-    def decoding(self) -> bool:
-        """Whether some running request has its whole prompt computed."""
-        return len(self.running) > sum(seq.is_chunk for seq in self.explicit)
-
-    @property
-    def executed_steps(self) -> int:
-        """Steps that computed something, so far."""
-        return self.step_index
-
-    @property
-    def max_num_seqs(self) -> int:
-        """Most sequences in the batch."""
-        return self.limits.max_num_seqs
-
-    @property
-    def max_num_batched_tokens(self) -> int:
-        """Token budget of a step."""
-        return self.limits.max_num_batched_tokens
-
-    @property
-    def max_model_len(self) -> int:
-        """Longest prompt plus answer."""
-        return self.limits.max_model_len
-
-    @property
-    def block_size(self) -> int:
-        """Tokens in a KV block."""
-        return self.limits.block_size
-
-    @property
-    def free_blocks(self) -> int:
-        """KV blocks that no request holds, cached ones included."""
-        return self.pool.free
-
-    @property
-    def total_blocks(self) -> int:
-        """KV blocks of the replica."""
-        return self.pool.total
-
-    @property
-    def prefix_caching(self) -> bool:
-        """Whether prompts share KV."""
-        return self.limits.prefix_caching
 
     # ---- what the host calls --------------------------------------------------------------------
 
@@ -440,33 +339,6 @@ class Replica:
             seq.computed -= 1  # the last token is computed here, to sample the next
         seq.status = Status.PREEMPTED if seq.preemptions else Status.WAITING
         return True
-
-    def leave_line(self, seq: Sequence) -> None:
-        """Take *seq* out of the waiting line it stands in."""
-        for line in (self.holding, self.waiting, self.swapped):
-            if line and line.peek() is seq:
-                line.pop()
-                return
-        line = self.holding if any(other is seq for other in self.holding) else self.waiting
-        if seq.status is Status.SWAPPED:
-            line = self.swapped
-        line.remove(seq)
-
-    def put_aside_back(self) -> None:
-        """Requests that a step passed over return to the front, those that own KV apart."""
-        owners: list[Sequence] = []
-        swapped: list[Sequence] = []
-        others: list[Sequence] = []
-        for seq in self.aside:
-            if seq.status is Status.SWAPPED:
-                swapped.append(seq)
-            else:
-                owns = seq.computed or seq.status is Status.LOADING
-                (owners if owns else others).append(seq)
-        self.aside = {}
-        self.holding.put_aside_back(owners)
-        self.swapped.put_aside_back(swapped)
-        self.waiting.put_aside_back(others)
 
     def remaining_blocks(self, seq: Sequence) -> int:
         """Blocks that a prefill in flight still needs, and those of its first decode."""
