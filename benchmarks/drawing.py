@@ -101,7 +101,7 @@ def _legend(figure: Figure, seen: set[str], seeds: int) -> None:
         ncols=len(handles),
         frameon=False,
         fontsize=8,
-        title=f"bar: mean of {seeds} seeds, strokes: each seed",
+        title=f"bar: mean of {seeds} seeds, strokes: each seed" if seeds > 1 else "one seed",
         title_fontsize=8,
         alignment="left",
     )
