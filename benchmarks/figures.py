@@ -6,7 +6,7 @@
 for each panel, what is changed in it, a row for each policy, one metric a panel. Every row is run
 with the same seeds. The numbers are printed as tables, so that what a document quotes beside a
 picture comes from the run that drew it; exit 1 when a title's claim does not hold with every seed.
-The same seeds and the same release of matplotlib give the same bytes. All of them take about ten
+The same seeds and the same release of matplotlib give the same bytes. All of them take
 minutes on two cores.
 """
 
