@@ -60,6 +60,14 @@ LINE, LPM, DFS = (
     f"cluster.engine.schedule_policy={name}" for name in ("fcfs", "lpm", "dfs-weight")
 )
 
+SPLIT = "policies.disaggregation={name: static-split, transfer: push}"
+ROLES = "policies.disaggregation={name: role-switching, transfer: push}"
+BURSTS = (
+    "workload.rounds=12",
+    "workload.phases[0].duration_s=5",
+    "workload.phases[1].duration_s=5",
+)
+
 CHECKS = (
     Check("short prompts first", "prompt_order", (), FCFS, SPF, "ttft_s.mean", 0.80, 0.84),
     Check("… starves long ones", "prompt_starvation", (), FCFS, SPF, "ttft_s.p99", 1.0, 99),
@@ -82,6 +90,8 @@ CHECKS = (
     Check("longest prefix first", "prefix_tree", (), LINE, LPM, "hit_rate", 1.0, 99),
     Check("depth first", "prefix_tree", (), LINE, DFS, "hit_rate", 1.0, 99),
     Check("… against longest prefix", "prefix_tree", (), LPM, DFS, "hit_rate", 0.97, 1.03),
+    Check("roles follow the load", "role_switching", (), SPLIT, ROLES, "ttft_s.mean", 0, 1.0),
+    Check("… bursts are too short", "role_switching", BURSTS, SPLIT, ROLES, "goodput_rps", 0, 1.0),
 )
 
 
