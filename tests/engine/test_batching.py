@@ -19,6 +19,7 @@ from infersim.sim.cost.base import StepShape
 from infersim.sim.cost.linear import LinearCost
 from infersim.sim.cost.shape import shape_of
 from infersim.sim.state.config import EngineLimits
+from infersim.sim.state.content import Chains
 from infersim.sim.state.plan import Chunk, StepPlan
 from infersim.sim.state.rectangle import Rectangle
 from infersim.sim.state.sequence import Sequence
@@ -81,9 +82,10 @@ def test_padding_costs_what_the_rectangle_costs(lab: Any) -> None:
     assert times(shrinks, "finish_ps")[1] == prefill + both + alone
 
 
-def test_every_cost_model_sees_the_padding() -> None:
-    plan = StepPlan(3)
-    seqs = [Sequence.__new__(Sequence) for _ in range(2)]
+def test_every_cost_model_sees_the_padding(lab: Any) -> None:
+    plan, chains = StepPlan(3), Chains()
+    asked = [lab.request(i, 9) for i in range(2)]
+    seqs = [Sequence(one, 5, chains.chain(one.prompt), 100) for one in asked]
     plan.chunks = [Chunk(seqs[0], 0, 1, 0, True, False), Chunk(seqs[1], 0, 9, 0, True, False)]
     plan.tokens, batch = 10, Rectangle(3, 2, 9, True, True, True)
     batch.pad(plan)

@@ -12,6 +12,7 @@ from infersim.sim.engine.run import simulate
 from infersim.sim.state.config import EngineLimits
 from infersim.sim.state.session import Call
 from infersim.sim.state.steps import StepLog, digest
+from infersim.sim.state.swap import Swap
 
 
 def traced(case: Any) -> tuple[Any, dict[str, Any]]:
@@ -78,9 +79,18 @@ def test_the_digest_knows_each_part_of_a_decision() -> None:
         chunk = SimpleNamespace(seq=given.get("who", seq), start=start, tokens=tokens)
         admission = (seq, 9, local, remote, False)
         return SimpleNamespace(
-            members=None, chunks=[chunk], admissions=[admission], preempted=given.get("gone", [])
+            members=None,
+            chunks=[chunk],
+            admissions=[admission],
+            preempted=given.get("gone", []),
+            swaps=given.get("swaps", ()),
         )
 
     plans = [plan(), plan(6), plan(5, 1), plan(5, 2, 0), plan(who=other), plan(gone=[other])]
+    swaps = [
+        Swap(who, out, blocks)
+        for who, out, blocks in ((seq, True, 2), (seq, False, 2), (seq, True, 3))
+    ]
+    plans += [plan(swaps=[swap]) for swap in swaps]
     assert len({digest([one]) for one in plans}) == len(plans)
     assert digest([plan()]) == digest([plan()])
