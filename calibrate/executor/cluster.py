@@ -50,7 +50,10 @@ class Cluster(Front[Server]):
         on_answer: Callable[[], None],
     ) -> None:
         self.carrier = Carrier(
-            config.kv_link, clock, lambda number: self.servers[number], self._block_bytes
+            config.kv_link,
+            clock,
+            lambda number: self.servers[number],
+            lambda number: self._pool_of[number].block_bytes,
         )
         later = self._later if clock.virtual else None
         super().__init__(config, clock, journal, chains, self.carrier.carry, on_answer, later)
@@ -80,9 +83,8 @@ class Cluster(Front[Server]):
         if pool.offload is not None:
             assert isinstance(kv, BlockPool)  # a scenario keeps no tier behind a radix tree
             fetcher = Fetcher(pool.offload, self.clock, lambda: self.servers[number])
-            block_bytes = limits.block_size * pool.kv_bytes_per_token
             connector = OffloadConnector(
-                kv, pool.offload.blocks, block_bytes, fetcher.keep, fetcher.fetch
+                kv, pool.offload.blocks, pool.block_bytes, fetcher.keep, fetcher.fetch
             )
             self.offloads.append(connector)
         scheduler = pool.make_scheduler()
@@ -107,10 +109,6 @@ class Cluster(Front[Server]):
             on_admit=lambda plan: self.admitted(number, plan),
             on_begin=None if splits is None else self._splitter.begun,
         )
-
-    def _block_bytes(self, number: ReplicaId) -> int:
-        pool = self._pool_of[number]
-        return pool.limits.block_size * pool.kv_bytes_per_token
 
     def _later(self, time_ps: Picoseconds, call: Callable[[], None]) -> None:
         self.clock.at(time_ps, ARRIVAL, lambda _: call())

@@ -21,8 +21,9 @@ class DeviceSwap(SwapSpace):
     def __init__(self, pool: PoolConfig, runner: StepRunner) -> None:
         limits, size = pool.swap, pool.limits.block_size
         assert limits is not None
-        block_bytes = size * pool.kv_bytes_per_token
-        super().__init__(limits.blocks, size, block_bytes, limits.latency_ps, limits.bytes_per_s)
+        super().__init__(
+            limits.blocks, size, pool.block_bytes, limits.latency_ps, limits.bytes_per_s
+        )
         self._runner = runner
 
     def out(self, seq: Sequence) -> bool:

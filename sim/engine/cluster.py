@@ -143,8 +143,7 @@ class Cluster(Front[Server]):
 
             self.clock.at(link.send(begun, load.size_bytes), ARRIVAL, arrived)
 
-        block_bytes = pool.limits.block_size * pool.kv_bytes_per_token
-        found = OffloadConnector(kv, tier.blocks, block_bytes, lambda moves: None, fetch)
+        found = OffloadConnector(kv, tier.blocks, pool.block_bytes, lambda moves: None, fetch)
         self.offloads.append(found)
         return found
 

@@ -123,6 +123,11 @@ class PoolConfig:
     layers: int = 1
     embedding_bytes_per_token: int = 0
 
+    @property
+    def block_bytes(self) -> int:
+        """Of a KV block, on all GPUs of a replica together."""
+        return self.limits.block_size * self.kv_bytes_per_token
+
     def order_for(self, scheduler: Scheduler) -> Order | None:
         """The order of the line that *scheduler* fills steps from: its own, if it brings one."""
         own: Order | None = getattr(scheduler, "order", None)

@@ -87,7 +87,7 @@ class _Flow:
         self.transfer, self.target = KVTransfer(source), target
         self.prefill, self.decode, self.travel = placement.prefill, placement.decode, placement[2]
         self.block_size, self.layers = pool.limits.block_size, pool.layers
-        self.block_bytes = pool.limits.block_size * pool.kv_bytes_per_token
+        self.block_bytes = pool.block_bytes
         self.blocks = -(-target.prompt_tokens // self.block_size)
         self.failing = self.retries = 0
 

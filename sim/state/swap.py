@@ -134,8 +134,7 @@ def swap_space(pool: PoolConfig) -> SwapSpace | None:
     limits, size = pool.swap, pool.limits.block_size
     if limits is None:
         return None
-    block_bytes = size * pool.kv_bytes_per_token
-    return SwapSpace(limits.blocks, size, block_bytes, limits.latency_ps, limits.bytes_per_s)
+    return SwapSpace(limits.blocks, size, pool.block_bytes, limits.latency_ps, limits.bytes_per_s)
 
 
 def swapped(spaces: Iterable[SwapSpace | None]) -> dict[str, int]:
