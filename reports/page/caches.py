@@ -11,7 +11,7 @@ from ..figures.caches import curves, heat_map, size_text
 from ..files import write_text
 from ..text import count, percent, points
 from .html import Html, Plots, Td, details, esc, join, section, table, tag
-from .shell import document
+from .shell import document, masthead
 
 _EVEN = 0.0005  # of the hit rate: what rounding hides
 _DEFINITIONS = {
@@ -57,13 +57,13 @@ def page(rows: Sequence[Row], facts: dict[str, Any], command: str) -> str:
     }
     shown = {anchor: one for anchor, one in sections.items() if one[1]}
     main = [_answer(found), *(section(a, title, body) for a, (title, body) in shown.items())]
-    links = {anchor: title for anchor, (title, _) in shown.items()}
+    anchors = {title: anchor for anchor, (title, _) in shown.items()}
     title = "Prefix caches: routing and eviction"
-    return document(title, _header(title, found, facts, links, command), main, plots)
+    return document(title, _header(title, found, facts, anchors, command), main, plots)
 
 
 def _header(
-    title: str, found: Sequence[Part], facts: dict[str, Any], links: dict[str, str], command: str
+    title: str, found: Sequence[Part], facts: dict[str, Any], anchors: dict[str, str], command: str
 ) -> Html:
     shown = {
         "traces": ", ".join(part.name for part in found),
@@ -73,18 +73,7 @@ def _header(
         "routers": str(len(found[0].routings)),
         "cells": str(sum(len(part.rows) for part in found)),
     }
-    items = [tag("div", tag("dt", name), tag("dd", text)) for name, text in shown.items()]
-    toc = [tag("li", tag("a", text, href=f"#{anchor}")) for anchor, text in links.items()]
-    copy = tag("button", "copy", type="button", class_="copy", hidden="hidden")
-    return tag(
-        "header",
-        tag("p", "infersim caches", class_="kicker"),
-        tag("h1", title),
-        tag("dl", *items, class_="facts"),
-        tag("div", tag("code", command), copy, class_="command"),
-        tag("nav", tag("ul", *toc, class_="toc"), aria_label="parts of the page"),
-        class_="top",
-    )
+    return masthead("infersim caches", title, shown, anchors, command)
 
 
 def _answer(found: Sequence[Part]) -> Html:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..files import asset
-from .html import Html, Plots, esc
+from .html import Html, Plots, esc, tag
 
 #: The browser itself sees to it that the page loads nothing, whatever text is in it.
 _POLICY = (
@@ -40,6 +40,35 @@ def document(title: str, header: Html, main: Iterable[Html], plots: Plots) -> st
             f"<script>{asset('report.js')}</script>",
             "</body></html>\n",
         ]
+    )
+
+
+def masthead(
+    kicker: str,
+    title: str,
+    facts: Mapping[str, str],
+    anchors: Mapping[str, str],
+    command: str,
+    parts: str = "parts of the page",
+) -> Html:
+    """What a page begins with.
+
+    Args:
+        facts: name -> text · anchors: title of a part -> its id.
+        command: what makes the page again.
+        parts: what the list of them is to a screen reader.
+    """
+    shown = [tag("div", tag("dt", name), tag("dd", text)) for name, text in facts.items()]
+    links = [tag("li", tag("a", name, href=f"#{anchor}")) for name, anchor in anchors.items()]
+    copy = tag("button", "copy", type="button", class_="copy", hidden="hidden")
+    return tag(
+        "header",
+        tag("p", kicker, class_="kicker"),
+        tag("h1", title),
+        tag("dl", *shown, class_="facts"),
+        tag("div", tag("code", command), copy, class_="command"),
+        tag("nav", tag("ul", *links, class_="toc"), aria_label=parts),
+        class_="top",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..files import write_text
 from ..page.html import Html, Plots, Td, join, pair, section, table, tag
-from ..page.shell import document
+from ..page.shell import document, masthead
 from ..text import percent
 from . import figures
 from .rows import HEADS, row
@@ -58,18 +58,8 @@ def page(data: Data, command: str) -> str:
 
 
 def _header(data: Data, parts: dict[str, Html], command: str) -> Html:
-    facts = [tag("div", tag("dt", name), tag("dd", text)) for name, text in data["facts"].items()]
-    links = [tag("li", tag("a", title, href=f"#{title.lower()}")) for title in parts]
-    copy = tag("button", "copy", type="button", class_="copy", hidden="hidden")
-    return tag(
-        "header",
-        tag("p", "infersim profile", class_="kicker"),
-        tag("h1", data["name"]),
-        tag("dl", *facts, class_="facts"),
-        tag("div", tag("code", command), copy, class_="command"),
-        tag("nav", tag("ul", *links, class_="toc"), aria_label="parts of the page"),
-        class_="top",
-    )
+    anchors = {title: title.lower() for title in parts}
+    return masthead("infersim profile", data["name"], data["facts"], anchors, command)
 
 
 def _answer(data: Data) -> Html:

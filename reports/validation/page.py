@@ -8,7 +8,7 @@ from typing import Any
 
 from ..files import write_text
 from ..page.html import Html, Plots, Td, details, join, pair, section, table, tag
-from ..page.shell import document
+from ..page.shell import document, masthead
 from ..text import MISSING, count, plural
 from . import figures
 from .terminal import capacity
@@ -104,18 +104,8 @@ def _header(data: Data, title: str, anchors: dict[str, str], command: str, versi
         "step times": "; ".join(dict.fromkeys(cell["step_times"] for cell in cells)),
         "version": version,
     }
-    shown = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts.items()]
-    links = [tag("li", tag("a", name, href=f"#{anchor}")) for name, anchor in anchors.items()]
-    copy = tag("button", "copy", type="button", class_="copy", hidden="hidden")
-    return tag(
-        "header",
-        tag("p", "infersim validation", class_="kicker"),
-        tag("h1", title),
-        tag("dl", *shown, class_="facts"),
-        tag("div", tag("code", command), copy, class_="command"),
-        tag("nav", tag("ul", *links, class_="toc"), aria_label="parts of the report"),
-        class_="top",
-    )
+    label = "parts of the report"
+    return masthead("infersim validation", title, facts, anchors, command, label)
 
 
 def _answer(data: Data) -> Html:
