@@ -84,7 +84,7 @@ MODEL = [
 ]
 VISION = [
     *_keys("count", "layers", "hidden", "heads", "ffn", required=True),
-    *_keys("count", "merge", "patch", "mergers", "positions"),
+    *_keys("count", "merge", "patch", "mergers", "positions", "window", "full_layers"),
     *_keys("flag", "gated"),
 ]
 

@@ -242,4 +242,21 @@ def contradiction(m: ModelSpec) -> str:
         return "an indexer needs index_heads, index_head_dim, index_top_k and q_lora together"
     if m.sliding_window and m.kv_lora:
         return "sliding windows over latent attention are not modelled"
+    return _vision_contradiction(m)
+
+
+def _vision_contradiction(m: ModelSpec) -> str:
+    v = m.vision
+    if v is None:
+        return ""
+    if min(v.layers, v.hidden, v.heads, v.ffn, v.merge, v.patch, v.mergers) < 1:
+        return "vision: layers, hidden, heads, ffn, merge, patch and mergers must be at least 1"
+    if v.hidden % v.heads:
+        return f"vision: hidden ({v.hidden}) must be a multiple of heads ({v.heads})"
+    if v.window % v.merge:
+        return f"vision: window ({v.window}) must be a multiple of merge ({v.merge})"
+    if v.full_layers and not v.window:
+        return "vision: full_layers says which layers have no windows, and there is no window"
+    if v.full_layers and v.layers % v.full_layers:
+        return f"vision: layers ({v.layers}) must be a multiple of full_layers ({v.full_layers})"
     return ""

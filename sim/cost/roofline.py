@@ -16,7 +16,8 @@ from .base import EVEN, Contexts, DecodeLine, StepShape
 from .grades import DATASHEET, GRADES, LineDoubt, Split
 from .overheads import Overheads
 from .specs import GpuSpec, ModelSpec, Parallelism
-from .work import PS, attention_rates, gemm_rates, head_rate, image_rate
+from .vision import image_rate
+from .work import PS, attention_rates, gemm_rates, head_rate
 
 UNBOUNDED = 1 << 62  #: `DecodeLine.until` of a line that never ends
 

@@ -119,6 +119,9 @@ class VisionSpec:
         patch: pixels per side of a patch.
         mergers: how many projections to the language model it has (Qwen3-VL: 1 + deepstack).
         positions: learned position embeddings.
+        window: patches per side of a window, beyond which no patch is attended to; 0: no windows.
+        full_layers: with windows, how many layers attend to the whole image nevertheless: the last
+            of every layers / full_layers.
     """
 
     layers: int
@@ -130,6 +133,8 @@ class VisionSpec:
     patch: int = 14
     mergers: int = 1
     positions: int = 0
+    window: int = 0
+    full_layers: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Memory of a vision tower, beside a language model and on a GPU of its own."""
+"""Time and memory of a vision tower, beside a language model and on a GPU of its own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...policies.errors import InputError
 from . import parameters
@@ -12,8 +12,54 @@ from .specs import GpuSpec, ModelSpec
 
 if TYPE_CHECKING:
     from .memory import MemoryOverheads
+    from .overheads import Overheads
 
 GB = 10**9
+
+
+class ImageRate(NamedTuple):
+    """The vision tower: linear in the patches of an image, and quadratic for full attention.
+
+    Attributes:
+        pair_s: arithmetic for a pair of patches, over the layers where all of them meet.
+        near_pair_s: the same, over the layers where only those of a window do.
+        near_patches: of a window; those at the edge of an image are taken to be full.
+        weight_s: reading the weights.
+    """
+
+    patches_per_token: int
+    patch_s: float
+    pair_s: float
+    near_pair_s: float
+    near_patches: int
+    weight_s: float
+
+    def seconds(self, image_tokens: int) -> float:
+        """Time to encode one image of *image_tokens* tokens."""
+        patches = image_tokens * self.patches_per_token
+        near = patches * min(patches, self.near_patches)
+        linear = max(patches * self.patch_s, self.weight_s)
+        return linear + patches * patches * self.pair_s + near * self.near_pair_s
+
+
+def image_rate(m: ModelSpec, gpu: GpuSpec, tp: int, over: Overheads) -> ImageRate | None:
+    """The vision tower in bf16, split over the TP group; None for a model without one."""
+    v = m.vision
+    if v is None:
+        return None
+    merged = v.mergers * parameters.vision_merger_parameters(m)
+    layer = v.layers * parameters.vision_layer_parameters(m)
+    flops = gpu.bf16_flops * tp
+    pair_s = 4 * v.hidden / (flops * over.prefill_flops)
+    near = v.layers - v.full_layers if v.window else 0
+    return ImageRate(
+        v.merge**2,
+        2 * (layer + merged / v.merge**2) / (flops * over.gemm_flops),
+        (v.layers - near) * pair_s,
+        near * pair_s,
+        v.window**2,
+        (layer + merged) * HALF_BYTES / (gpu.memory_bytes_per_s * over.gemm_bytes * tp),
+    )
 
 
 def embedding_bytes_per_token(model: ModelSpec) -> int:

@@ -61,20 +61,6 @@ class AttentionRates(NamedTuple):
     limit: int
 
 
-class ImageRate(NamedTuple):
-    """The vision tower: linear in the patches of an image, and quadratic for its attention."""
-
-    patches_per_token: int
-    patch_s: float
-    pair_s: float
-    weight_s: float
-
-    def seconds(self, image_tokens: int) -> float:
-        """Time to encode one image of *image_tokens* tokens."""
-        patches = image_tokens * self.patches_per_token
-        return max(patches * self.patch_s, self.weight_s) + patches * patches * self.pair_s
-
-
 def gemm_rates(
     m: ModelSpec, gpu: GpuSpec, split: Parallelism, form: WeightFormat, over: Overheads
 ) -> list[GemmRate]:
@@ -115,22 +101,6 @@ def head_rate(m: ModelSpec, gpu: GpuSpec, tp: int, over: Overheads) -> GemmRate:
         2 * m.hidden * vocab / (gpu.bf16_flops * over.gemm_flops) + gather_s,
         m.hidden * vocab * HALF_BYTES / rate,
         (m.hidden + vocab) * HALF_BYTES / rate + gather_s,
-    )
-
-
-def image_rate(m: ModelSpec, gpu: GpuSpec, tp: int, over: Overheads) -> ImageRate | None:
-    """The vision tower in bf16, split over the TP group; None for a model without one."""
-    v = m.vision
-    if v is None:
-        return None
-    merged = v.mergers * parameters.vision_merger_parameters(m)
-    layer = v.layers * parameters.vision_layer_parameters(m)
-    flops = gpu.bf16_flops * tp
-    return ImageRate(
-        v.merge**2,
-        2 * (layer + merged / v.merge**2) / (flops * over.gemm_flops),
-        4 * v.hidden * v.layers / (flops * over.prefill_flops),
-        (layer + merged) * HALF_BYTES / (gpu.memory_bytes_per_s * over.gemm_bytes * tp),
     )
 
 

@@ -233,6 +233,17 @@ MODEL = {
             {"vision": {"layers": 2, "hidden": 8, "heads": 2, "fnn": 16}},
             r'key "fnn"[\s\S]*vision.fnn',
         ),
+        *(
+            ({"vision": {"layers": 4, "hidden": 8, "heads": 2, "ffn": 16, **wrong}}, says)
+            for wrong, says in (
+                ({"window": 4, "full_layers": 2}, ""),
+                ({"window": 3}, "multiple of merge"),
+                ({"full_layers": 2}, "there is no window"),
+                ({"window": 4, "full_layers": 3}, "multiple of full_layers"),
+                ({"heads": 3}, "multiple of heads"),
+                ({"merge": 0}, "must be at least 1"),
+            )
+        ),
         ({"kv_heads": 3}, "multiple of kv_heads"),
         ({"experts": 4}, "needs moe_ffn"),
         ({"top_k": 2}, "need experts"),

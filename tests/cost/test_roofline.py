@@ -191,6 +191,13 @@ def test_tensor_parallelism_pays_for_all_reduce() -> None:
     assert wide > node
 
 
+def test_a_link_over_pcie_has_its_own_share() -> None:
+    over = Overheads()
+    assert over.link(gpu("h100"), 2) == (0.8e-6, 0.75 * 450e9)
+    assert over.link(gpu("l40s"), 2) == (0.8e-6, 0.6 * 32e9)
+    assert over.link(gpu("l40s"), 16) == (5e-6, 0.75 * gpu("l40s").nic_bytes_per_s)
+
+
 def test_pipeline_is_the_latency_through_all_stages() -> None:
     name, card = model("llama-3.1-8b"), gpu("h100")
     one = Roofline(name, card).duration_ps(decode(1, 100))
@@ -218,8 +225,9 @@ def test_images_need_a_vision_tower() -> None:
     growth = seen.duration_ps(step) - seen.duration_ps(without)
     layers = 32 * (4 * 1280**2 + 3 * 1280 * 3420) + (5120**2 + 5120 * 3584) / 4
     linear = 2 * layers * 4096 / (0.8 * 362e12)
-    square = 4 * 1280 * 32 * 4096**2 / (0.6 * 362e12)
-    assert growth == pytest.approx((linear + square) * 1e12, rel=1e-6)
+    pairs = 4 * 4096**2 + 28 * 4096 * 64  # of patches: four layers see all, 28 windows of 8 x 8
+    attention = 4 * 1280 * pairs / (0.6 * 362e12)
+    assert growth == pytest.approx((linear + attention) * 1e12, rel=1e-6)
     with pytest.raises(InputError, match="8b has no vision tower"):
         COSTS["dense"].duration_ps(step)
 
@@ -321,6 +329,21 @@ def test_near_tables_measured_on_real_gpus(
     assert min(len(decodes), len(prefills)) > 20
     assert statistics.median(decodes) < decode_within
     assert statistics.median(prefills) < prefill_within
+
+
+@pytest.mark.parametrize("tokens", [1, 15, 16, 17, 2500])
+def test_windows_price_pairs_within_them(tokens: int) -> None:
+    """Of an image within one window every layer sees all; beyond, most see 64 patches each."""
+    found = {name: Roofline(model(name), gpu("l40s")) for name in ("qwen2.5-vl-7b", "qwen2-vl-7b")}
+    patches = 4 * tokens
+    pair_ps = 4 * 1280 / (0.6 * 362e12) * 1e12
+    for name, near in (("qwen2.5-vl-7b", 28), ("qwen2-vl-7b", 0)):
+        rate = found[name]._image
+        assert rate is not None
+        linear_s = max(patches * rate.patch_s, rate.weight_s)
+        attended = (32 - near) * patches**2 + near * patches * min(patches, 64)
+        expected = linear_s * 1e12 + pair_ps * attended
+        assert found[name].image_ps(tokens) == pytest.approx(expected, rel=1e-9, abs=1)
 
 
 def test_images_of_a_step_are_encoded_one_after_the_other() -> None:
