@@ -116,6 +116,10 @@ def import_(
     kv_dtype: Annotated[str | None, typer.Option(help="KV cache: auto is bf16.")] = None,
     engine: Annotated[str | None, typer.Option(help="Whose kernels, e.g. vllm.")] = None,
     version: Annotated[str | None, typer.Option(help="Of the engine, e.g. 0.24.0.")] = None,
+    collectives: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="aiconfigurator's, whose all-reduces complete a bundle."),
+    ] = None,
     out: Out = None,
 ) -> int:
     """Make a profile of kernel tables that others have measured.
@@ -128,6 +132,7 @@ def import_(
 
     target = _needed(out)
     given = {"ep": ep, "dtype": dtype, "kv_dtype": kv_dtype, "engine": engine, "version": version}
+    given |= {"collectives": collectives}
     options = {name: value for name, value in given.items() if value is not None}
     profile = import_profile(format, path, model=model, gpu=gpu, tp=tp, **options)
     save(profile, target)

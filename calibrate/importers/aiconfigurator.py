@@ -9,11 +9,12 @@ system in the same folder stands in, rescaled by the datasheets and graded trans
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import hypot
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -96,14 +97,7 @@ def read(
             help=f"there are: {', '.join(_GEMM_DTYPES)}",
         )
     kv = "fp8" if kv_element_bytes(kv_dtype) == 1 else "bf16"
-    tables = Tables(Path(folder), chip.name.replace("-", "_"), engine, version)
-    systems = tables.systems()
-    if tables.system not in systems:
-        raise InputError(
-            f"no table for {tables.system}",
-            where=str(folder),
-            help=f"systems in it: {', '.join(systems) or 'none'}",
-        )
+    tables = _tables_of(folder, chip, engine, version)
     job = _Import(tables, spec, chip, tp, ep, quantised, kv, skew)
     found = job.tables()
     if not found:
@@ -130,6 +124,59 @@ def read(
         notes=tuple(job.notes),
         missing=tuple(job.missing),
     )
+
+
+class AllReduce(NamedTuple):
+    """The all-reduces of a model, and whose they are: engine or library, version, file."""
+
+    table: Table
+    label: str
+
+
+def all_reduce(
+    folder: Path | str, model: ModelSpec, chip: GpuSpec, tp: int, version: str = ""
+) -> AllReduce:
+    """Those of vLLM's tables below *folder* alone, for a profile of other tables that lacks them.
+
+    Args:
+        folder, version: see `read`.
+
+    Raises:
+        InputError: no such tables.
+    """
+    tables = _tables_of(folder, chip, "vllm", version)
+    points = tables.all_reduce()
+    if points is None:
+        raise InputError(f"no all-reduces for {tables.system}", where=str(folder))
+    job = _Import(tables, model, chip, tp, 1, "bfloat16", "bf16", 0.0)
+    return AllReduce(job.all_reduces()[0], points.label)
+
+
+def system_of(chip: GpuSpec, systems: Iterable[str]) -> str | None:
+    """What aiconfigurator calls *chip* among *systems*, e.g. "a100_sxm"; None: nothing."""
+    return next((name for name in sorted(systems) if _gpu_of(name) == chip.name), None)
+
+
+def _gpu_of(system: str) -> str:
+    """A system by our catalogue's name, where it has one."""
+    name = system.replace("_", "-")
+    try:
+        return gpu_named(name).name
+    except UnknownNameError:
+        return name
+
+
+def _tables_of(folder: Path | str, chip: GpuSpec, engine: str, version: str) -> Tables:
+    tables = Tables(Path(folder), "", engine, version)
+    systems = tables.systems()
+    system = system_of(chip, systems)
+    if system is None:
+        raise InputError(
+            f"no table for {chip.name}",
+            where=str(folder),
+            help=f"systems in it: {', '.join(systems) or 'none'}",
+        )
+    return tables.of(system)
 
 
 def _check_model(model: ModelSpec, tp: int, ep: int) -> None:
@@ -167,7 +214,7 @@ class _Import:
         if self.model.experts:
             found += self._experts()
         if self.tp > 1:
-            found += self._all_reduce()
+            found += self.all_reduces()
         self.missing.append("sampler")
         return [*found, *self._elementwise()]
 
@@ -271,7 +318,8 @@ class _Import:
         span = Span("tokens", 1, _MOST_TOKENS)
         return [self._table(fit, "moe", {"tokens": span}, shape, m.moe_layers)]
 
-    def _all_reduce(self) -> list[Table]:
+    def all_reduces(self) -> list[Table]:
+        """By bytes; none where no system has a table."""
         shape = {"gpus": float(self.tp)}
         fit = self._fit(lambda t: t.all_reduce(), [shape], "bfloat16")
         if fit is None:
@@ -295,7 +343,7 @@ class _Import:
             self.device = self.device or points.device
             return _fitted(points, shapes, Device.of(self.gpu, compute))
         for system in self.source.systems():
-            name = system.replace("_", "-")
+            name = _gpu_of(system)
             points = points_of(self.source.of(system)) if name in names("gpu") else None
             if points is not None:
                 self.labels.add(points.label)

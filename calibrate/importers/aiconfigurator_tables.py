@@ -143,16 +143,13 @@ class Tables:
         return _points("all_reduce", columns, data, rows)
 
     def _attention(self, table: str, kv_dtype: str, head_dim: int) -> _Rows | None:
-        needed = ("batch_size", "isl", "step", "attn_dtype", "kv_cache_dtype", "window_size")
+        needed = ("batch_size", "isl", "step", "attn_dtype", "kv_cache_dtype")
         rows = self._rows(table, (*needed, *_HEADS))
         if rows is None:
             return None
-        wanted = {
-            "attn_dtype": "bfloat16",
-            "kv_cache_dtype": kv_dtype,
-            "window_size": 0,
-            "head_dim": head_dim,
-        }
+        wanted = {"attn_dtype": "bfloat16", "kv_cache_dtype": kv_dtype, "head_dim": head_dim}
+        if "window_size" in rows.data:  # older tables have no windows
+            wanted["window_size"] = 0
         for column, value in wanted.items():
             rows = rows._replace(data=_only(rows, column, value))
         return rows

@@ -5,10 +5,11 @@ head and the sampler by sequences, attention by (chunk, prefix, decodes, their m
 tokens and distinct experts. Times are microseconds of one launch on one GPU of the TP group.
 
 Its attention is *one* kernel for prefill and decode: the profile is "mixed", and is interpolated
-linearly (in log space it is 2 % worse). What it does not hold comes from the roofline: collectives,
-pipeline hops, images, and the host's work. Its experts are a block with the router, for the
-distinct experts that uniform routing would hit. Steps are priced by the mean context of their
-decodes; what uneven contexts add (``skew.csv.gz``) is applied where meta.yaml enables it.
+linearly (in log space it is 2 % worse). What it does not hold comes from the roofline: pipeline
+hops, images, the host's work, and collectives unless aiconfigurator's tables give them. Its experts
+are a block with the router, for the distinct experts that uniform routing would hit. Steps are
+priced by the mean context of their decodes; what uneven contexts add (``skew.csv.gz``) is applied
+where meta.yaml enables it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from ...scenarios.catalog.load import gpu as gpu_named
 from ...scenarios.catalog.load import model as model_named
 from ...sim.cost.ops import OPS, Axis
 from ...sim.cost.profile import Profile, Stamp, Table, Uneven
-from ...sim.cost.specs import ModelSpec, Parallelism
+from ...sim.cost.specs import GpuSpec, ModelSpec, Parallelism
+from .aiconfigurator import LICENCE as THEIRS
+from .aiconfigurator import AllReduce, all_reduce
 from .uneven import COLUMNS as _SKEW
 from .uneven import fitted
 
@@ -60,6 +63,8 @@ def read(
     gpu: str | None = None,
     tp: int = 1,
     uneven: bool | None = None,
+    collectives: Path | str | None = None,
+    version: str = "",
 ) -> Profile:
     """The profile that *bundle* holds for *tp* GPUs.
 
@@ -67,9 +72,12 @@ def read(
         bundle: the folder with meta.yaml.
         model, gpu: names of the catalogue, or files; those of meta.yaml when left out.
         uneven: whether to apply what uneven contexts add; None: as meta.yaml says.
+        collectives: a folder of aiconfigurator's tables, for the all-reduces that no bundle has.
+        version: of the vLLM whose all-reduces they are, "" for the newest.
 
     Raises:
-        InputError: no such bundle or TP degree, or tables that cannot be read.
+        InputError: no such bundle or TP degree, or tables that cannot be read; collectives of a
+            single GPU.
         UnknownNameError: the catalogue has no such model or GPU.
     """
     folder = Path(bundle)
@@ -88,6 +96,9 @@ def read(
     sweep = _sweep(tables)
     applies = _corrects(meta) if uneven is None else uneven
     found = [*_dense(tables, spec), _attention(tables, spec), *_experts(tables, spec)]
+    reduces = _all_reduces(collectives, spec, card, tp, version)
+    if reduces is not None:
+        found.append(reduces.table)
     return Profile(
         name=f"{spec.name} on {card.name}, tp {tp}, by LLMServingSim",
         stamp=Stamp(
@@ -97,8 +108,8 @@ def read(
             cuda=str(meta.get("cuda_version", "")),
             engine=f"vllm {meta.get('vllm_version', '')}".strip(),
             created=str(meta.get("profiled_at", ""))[:10],
-            source=f"{SOURCE}/{folder.name}",
-            licence=LICENCE,
+            source=f"{SOURCE}/{folder.name}" + (f"; {reduces.label}" if reduces else ""),
+            licence=f"{LICENCE}; all-reduces {THEIRS}" if reduces else LICENCE,
         ),
         model=spec.name,
         dtype=_dtype(meta, folder),
@@ -107,7 +118,10 @@ def read(
         attention="mixed",
         tables=tuple(found),
         uneven=_uneven(sweep, meta, tp, folder) if applies else None,
-        notes=_notes(meta, tp, sweep, applies=applies),
+        notes=(
+            *_notes(meta, sweep, applies=applies),
+            *_of_collectives(reduces, tp),
+        ),
         missing=_missing(spec, {table.op for table in found}, tp),
     )
 
@@ -143,9 +157,28 @@ def _uneven(sweep: list[list[float]], meta: dict[str, Any], tp: int, folder: Pat
     return fitted(sweep, axes if isinstance(axes, dict) else None, str(folder))
 
 
-def _notes(
-    meta: dict[str, Any], tp: int, sweep: list[list[float]], *, applies: bool
-) -> tuple[str, ...]:
+def _all_reduces(
+    folder: Path | str | None, model: ModelSpec, card: GpuSpec, tp: int, version: str
+) -> AllReduce | None:
+    """Those of aiconfigurator's tables, where a folder of them is named."""
+    if folder is None:
+        if version:
+            raise InputError("it is that of the collectives", where="--version")
+        return None
+    if tp == 1:
+        raise InputError("a single GPU reduces nothing", where="--collectives", help="--tp 2, …")
+    return all_reduce(folder, model, card, tp, version)
+
+
+def _of_collectives(reduces: AllReduce | None, tp: int) -> list[str]:
+    if reduces is not None:
+        return [f"imported: all-reduces measured on another host: {reduces.label}"]
+    if tp > 1:
+        return ["imported: the bundle has no collectives; α–β from the datasheet's link"]
+    return []
+
+
+def _notes(meta: dict[str, Any], sweep: list[list[float]], *, applies: bool) -> list[str]:
     iterations = meta.get("measurement_iterations", "few")
     found = [
         f"imported: {iterations} eager iterations a point in vLLM {meta.get('vllm_version', '')}, "
@@ -159,9 +192,7 @@ def _notes(
             f"attention took {added:.1%} longer in the median of the bundle's sweep: "
             + ("applied" if applies else "not applied")
         )
-    if tp > 1:
-        found.append("imported: the bundle has no collectives; α–β from the datasheet's link")
-    return tuple(found)
+    return found
 
 
 def _missing(model: ModelSpec, held: set[str], tp: int) -> tuple[str, ...]:

@@ -21,8 +21,8 @@ from ...scenarios.catalog.load import model as model_named
 from ...sim.cost.dtypes import HALF_BYTES, kv_element_bytes
 from ...sim.cost.ops import Axis
 from ...sim.cost.profile import GRADES, Grade, Graphs, Profile, Stamp, Table
-from ...sim.cost.specs import ModelSpec, Parallelism
-from .aiconfigurator import ENGINES, LICENCE, VLLM_GRAPHS
+from ...sim.cost.specs import GpuSpec, ModelSpec, Parallelism
+from .aiconfigurator import ENGINES, LICENCE, VLLM_GRAPHS, system_of
 
 PACKAGE = "aiconfigurator_core"
 
@@ -105,7 +105,7 @@ def read(
         "fmha_quant_mode": "bfloat16",
         "backend_version": version or None,
     }
-    asked = _Asked(_compile(path, chip.name.replace("-", "_"), engine, choice), spec, tp)
+    asked = _Asked(_compile(path, chip, engine, choice), spec, tp)
     tables = tuple(asked.tables())
     names = {table.op for table in tables}
     lacking = ["rope", "final_norm", "sampler", *(["qk_norm"] if spec.qk_norm else [])]
@@ -139,7 +139,7 @@ def _version() -> str:
         return "(version unknown)"
 
 
-def _compile(path: str, system: str, engine: str, choice: dict[str, Any]) -> Any:
+def _compile(path: str, chip: GpuSpec, engine: str, choice: dict[str, Any]) -> Any:
     """An engine handle of the package.
 
     Raises:
@@ -158,6 +158,14 @@ def _compile(path: str, system: str, engine: str, choice: dict[str, Any]) -> Any
     ]
     if path not in known:  # it would look for it on the network
         raise UnknownNameError("model of aiconfigurator-core", path, known)
+    data = resources.files(PACKAGE).joinpath("systems", "data")
+    systems = sorted(item.name for item in data.iterdir())
+    system = system_of(chip, systems)
+    if system is None:
+        raise InputError(
+            f"aiconfigurator-core has no tables for {chip.name}",
+            help=f"systems in it: {', '.join(systems)}",
+        )
     handle = import_module(f"{PACKAGE}.sdk.engine").EngineHandle
     try:
         return handle.compile(path, system, engine, **choice)

@@ -26,6 +26,9 @@ class Overheads:
         attention_bytes: reading the KV cache [T: H100 .84-.93 above 100 MB, RTX 4090 .83-.92].
         elementwise_bytes: norms, rotary embedding, activation [T: RTX 4090 .9-1.1].
         link_bytes: all-reduce, of link bandwidth [T: H100 .71-.99 at 1 GB].
+        pcie_bytes: the same where GPUs of a node have PCIe only [T: from 1 MB to 1 GB between two
+            that reach each other: L40S .48-.63, RTX PRO 6000 .41-.60. By way of the host's memory
+            .24; four and eight .05-.66, as the host is built].
         layer_launch_s: floor of all kernels of a layer [B; T gives 4 x 3.2 + 11.7 + 4 x 2.5 us].
         host_step_s: scheduling and preparing a step, what is not hidden behind the GPU [B].
         host_sequence_s: the same and sampling, for each sequence of it [B].
@@ -42,6 +45,7 @@ class Overheads:
     attention_bytes: float = 0.9
     elementwise_bytes: float = 0.9
     link_bytes: float = 0.75
+    pcie_bytes: float = 0.6
     layer_launch_s: float = 32e-6
     host_step_s: float = 126e-6
     host_sequence_s: float = 4e-6
@@ -69,7 +73,7 @@ class Overheads:
         token_bytes = model.hidden * HALF_BYTES
         found = {}
         if split.tp > 1:
-            hop, rate = self._link(gpu, split.tp)
+            hop, rate = self.link(gpu, split.tp)
             steps = 2 * (split.tp - 1)
             reduces = 2 * model.layers
             found["all_reduce"] = (
@@ -77,7 +81,7 @@ class Overheads:
                 reduces * steps / split.tp * token_bytes / rate,
             )
         if split.pp > 1:
-            hop, rate = self._link(gpu, split.tp * split.pp)
+            hop, rate = self.link(gpu, split.tp * split.pp)
             found["send"] = (split.pp - 1) * hop, (split.pp - 1) * token_bytes / rate
         return found
 
@@ -89,12 +93,15 @@ class Overheads:
         """
         if split.dp == 1:
             return 0.0, 0.0
-        hop, rate = self._link(gpu, split.expert_gpus)
+        hop, rate = self.link(gpu, split.expert_gpus)
         steps, messages = split.dp - 1, 2 * model.moe_layers
         fixed = messages * (self.all_reduce_launch_s + steps * hop)
         return fixed, messages * steps / split.dp * model.hidden * HALF_BYTES / rate
 
-    def _link(self, gpu: GpuSpec, gpus: int) -> tuple[float, float]:
-        if gpus <= gpu.node_gpus:
-            return self.hop_s, self.link_bytes * gpu.scaleup_bytes_per_s
-        return self.network_hop_s, self.link_bytes * gpu.nic_bytes_per_s
+    def link(self, gpu: GpuSpec, gpus: int) -> tuple[float, float]:
+        """(seconds of a hop, bytes/s and GPU) of a group that is as slow as its slowest link."""
+        if gpus > gpu.node_gpus:
+            return self.network_hop_s, self.link_bytes * gpu.nic_bytes_per_s
+        has_own = gpu.scaleup_bytes_per_s > gpu.pcie_bytes_per_s
+        share = self.link_bytes if has_own else self.pcie_bytes
+        return self.hop_s, share * gpu.scaleup_bytes_per_s

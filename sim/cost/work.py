@@ -94,8 +94,7 @@ def head_rate(m: ModelSpec, gpu: GpuSpec, tp: int, over: Overheads) -> GemmRate:
     rate = gpu.memory_bytes_per_s * over.gemm_bytes
     gather_s = 0.0
     if tp > 1:
-        link = gpu.scaleup_bytes_per_s if tp <= gpu.node_gpus else gpu.nic_bytes_per_s
-        gather_s = (tp - 1) * vocab * HALF_BYTES / (over.link_bytes * link)
+        gather_s = (tp - 1) * vocab * HALF_BYTES / over.link(gpu, tp)[1]
     return GemmRate(
         1,
         2 * m.hidden * vocab / (gpu.bf16_flops * over.gemm_flops) + gather_s,

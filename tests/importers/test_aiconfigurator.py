@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from infersim.calibrate.importers.aiconfigurator import read
+from infersim.calibrate.importers.aiconfigurator import all_reduce, read
 from infersim.calibrate.importers.aiconfigurator_tables import Tables
 from infersim.policies.errors import InputError, UnknownNameError
+from infersim.scenarios.catalog.load import gpu, model
 from infersim.sim.cost.profile import load, save
 
 SHARED = Path(__file__).parents[2].parent / "shared/reference/measured/kernels/aiconfigurator"
@@ -127,6 +128,36 @@ def test_heads_are_those_of_one_gpu_and_messages_count_elements(split):
     )
 
 
+def test_a_system_is_found_by_any_name_that_the_catalogue_has_for_it(own):
+    (own / "h100_sxm").rename(own / "rtx_pro_6000_server")
+    found = read(own, model="qwen3-0.6b", gpu="rtx-pro-6000")
+    assert found.stamp.gpu == "rtx-pro-6000"
+    assert "measured" in found.table("qkv").grades
+
+
+def test_attention_tables_from_before_windows_have_none(own):
+    path = own / "h100_sxm/attention/vllm/0.24.0/generation_attention_perf.parquet"
+    before = Tables(own, "h100_sxm").decode("bfloat16", 128)
+    write(path, [{k: v for k, v in row.items() if k != "window_size"} for row in
+                 attention_rows((0, 127, 4095), (1,))])  # fmt: skip
+    after = Tables(own, "h100_sxm").decode("bfloat16", 128)
+    assert after.seconds.tolist() == before.seconds.tolist()
+
+
+def test_all_reduces_alone(tree):
+    found = all_reduce(tree, model("qwen3-0.6b"), gpu("h100"), 2)
+    assert found.table == read(tree, model="qwen3-0.6b", gpu="h100", tp=2).table("all_reduce")
+    assert found.label == "nccl 2.27.3, nccl_perf.parquet"
+    with pytest.raises(InputError, match="no table for l40s"):
+        all_reduce(tree, model("qwen3-0.6b"), gpu("l40s"), 2)
+
+
+def test_a_folder_without_all_reduces_is_refused(own):
+    shutil.rmtree(own / "h100_sxm/comm")
+    with pytest.raises(InputError, match="no all-reduces for h100_sxm"):
+        all_reduce(own, model("qwen3-0.6b"), gpu("h100"), 2)
+
+
 def test_a_flat_folder_is_read_as_the_tree_is(own, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -187,7 +218,7 @@ def test_experts_come_with_their_routing(own):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"gpu": "b200"}, "no table for b200_sxm"),
+        ({"gpu": "b200"}, "no table for b200-sxm"),
         ({"engine": "vlm"}, 'did you mean "vllm"'),
         ({"version": "0.1"}, "no gemm table of vllm 0.1"),
         ({"dtype": "fp8"}, "no row with gemm_dtype fp8"),

@@ -7,6 +7,7 @@ import gzip
 from pathlib import Path
 from statistics import median
 
+import pandas as pd
 import pytest
 
 from infersim.calibrate.importers import llmservingsim
@@ -159,6 +160,30 @@ def test_collectives_are_named_as_missing(tmp_path: Path) -> None:
     found = llmservingsim.read(bundle(tmp_path, tp=2), tp=2)
     assert found.missing == ("all_reduce",)
     assert any("collectives" in note for note in found.notes)
+
+
+def test_collectives_come_from_aiconfigurators_tables(tmp_path: Path) -> None:
+    folder = tmp_path / "data/rtx_4090/comm/vllm/0.19.0"
+    folder.mkdir(parents=True)
+    rows = [
+        {"num_gpus": 2, "message_size": size, "latency": 0.01 + size / 1e7, "backend": backend}
+        for size in (1024, 65_536, 4_194_304, 16_777_216)
+        for backend in ("vllm_graph", "vllm_eager")
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "custom_allreduce_perf.parquet")
+    source = bundle(tmp_path / "bundle", tp=2)
+    found = llmservingsim.read(source, tp=2, collectives=tmp_path / "data", version="0.19.0")
+    reduces = found.table("all_reduce")
+    assert reduces is not None
+    assert (reduces.by, reduces.times) == (("bytes",), 64)
+    assert dict(reduces.points)[131_072.0] == pytest.approx(1e-5 + 65_536 / 1e10)
+    assert found.missing == ()
+    assert "vllm 0.19.0, custom_allreduce_perf.parquet" in found.notes[-1]
+    assert found.stamp.licence == "MIT; all-reduces Apache-2.0"
+    with pytest.raises(InputError, match="a single GPU reduces nothing"):
+        llmservingsim.read(bundle(tmp_path / "one"), collectives=tmp_path / "data")
+    with pytest.raises(InputError, match="that of the collectives"):
+        llmservingsim.read(source, tp=2, version="0.19.0")
 
 
 @pytest.mark.parametrize(

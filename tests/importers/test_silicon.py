@@ -96,6 +96,17 @@ def test_what_it_cannot_describe_is_refused(changes, says):
         silicon.read("a/b", **{"model": "qwen3-0.6b", "gpu": "h100", **changes})
 
 
+def test_a_gpu_that_it_has_no_tables_of_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "systems/data/a100_sxm").mkdir(parents=True)
+    (tmp_path / "model_configs").mkdir()
+    (tmp_path / "model_configs/Qwen--Qwen3-0.6B_config.json").touch()
+    monkeypatch.setattr(silicon, "is_installed", lambda: True)
+    monkeypatch.setattr(silicon.resources, "files", lambda package: tmp_path)
+    with pytest.raises(InputError, match="no tables for h100-sxm") as caught:
+        silicon.read("Qwen/Qwen3-0.6B", model="qwen3-0.6b", gpu="h100")
+    assert "a100_sxm" in str(caught.value)
+
+
 @pytest.mark.skipif(not silicon.is_installed(), reason="aiconfigurator-core is not installed")
 def test_the_real_package():
     found = silicon.read("Qwen/Qwen3-0.6B", model="qwen3-0.6b", gpu="h100", version="0.24.0")
