@@ -153,7 +153,11 @@ def _compile(specialisation: Specialisation, target: str) -> Any:
         fn=specialisation.kernel,
         signature=signature,
         constexprs=specialisation.constants,
-        attrs={(i,): _ALIGNED for i, n in enumerate(names) if _is_aligned(n, signature[n])},
+        attrs={
+            (p.num,): _ALIGNED
+            for p in specialisation.kernel.params
+            if _is_aligned(p, signature[p.name])
+        },
     )
     return triton.compile(
         source,
@@ -165,9 +169,12 @@ def _compile(specialisation: Specialisation, target: str) -> Any:
     )
 
 
-def _is_aligned(name: str, type_name: str) -> bool:
-    """Whether the launcher finds the argument divisible by 16 at real sizes."""
-    return type_name.startswith("*") or (type_name.startswith("i") and name.startswith("s_"))
+def _is_aligned(parameter: Any, type_name: str) -> bool:
+    """Whether the launcher finds the argument divisible by 16 at real sizes, and looks."""
+    if parameter.do_not_specialize or parameter.do_not_specialize_on_alignment:
+        return False
+    is_stride = type_name.startswith("i") and parameter.name.startswith("s_")
+    return type_name.startswith("*") or is_stride
 
 
 def _resources(cubin: bytes) -> tuple[int, int, int]:

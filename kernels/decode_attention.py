@@ -99,7 +99,7 @@ def decode_attention(
         GROUP=heads // kv_heads,
         HEAD_DIM=head_dim,
         BLOCK_SIZE=k_cache.shape[1],
-        SPLITS=splits,
+        SPLIT=splits > 1,
         BLOCK_G=max(16, power_of_two(heads // kv_heads)),
         BLOCK_D=max(16, power_of_two(head_dim)),
         KEYS=launch.columns,
@@ -128,8 +128,8 @@ def combine_splits(
         logsum,
         out,
         v_scale,
+        splits,
         HEAD_DIM=head_dim,
-        SPLITS=splits,
         BLOCK_S=power_of_two(splits),
         BLOCK_D=power_of_two(head_dim),
         num_warps=_combine_warps(splits, head_dim),
@@ -212,7 +212,7 @@ def specialisations(architecture: int = 90) -> list[Specialisation]:
                         "GROUP": 4,
                         "HEAD_DIM": head_dim,
                         "BLOCK_SIZE": 16,
-                        "SPLITS": splits,
+                        "SPLIT": splits > 1,
                         "BLOCK_G": 16,
                         "BLOCK_D": head_dim,
                         "KEYS": launch.columns,
@@ -229,7 +229,6 @@ def specialisations(architecture: int = 90) -> list[Specialisation]:
             signature=_COMBINE_SIGNATURE,
             constants={
                 "HEAD_DIM": head_dim,
-                "SPLITS": MOST_SPLITS,
                 "BLOCK_S": MOST_SPLITS,
                 "BLOCK_D": head_dim,
             },
@@ -255,6 +254,7 @@ _COMBINE_SIGNATURE = {
     "p_logsum": "*fp32",
     "p_out": "*bf16",
     "v_scale": "fp32",
+    "splits": "i32",
 }
 _SIGNATURE = {
     "p_q": "*bf16",
@@ -277,7 +277,11 @@ _SIGNATURE = {
 }
 
 
-@triton.jit(do_not_specialize=["window"])
+# a batch of other lengths has a wider or narrower table: it must not be compiled anew for that
+@triton.jit(
+    do_not_specialize=["window", "s_table"],
+    do_not_specialize_on_alignment=["p_table", "p_lengths"],
+)
 def _decode(
     p_q,
     p_k,
@@ -299,7 +303,7 @@ def _decode(
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     KEYS: tl.constexpr,
@@ -308,9 +312,10 @@ def _decode(
     i_b = tl.program_id(0).to(tl.int64)
     i_h = tl.program_id(1)
     i_s = tl.program_id(2)
+    splits = tl.num_programs(2)
     length = tl.load(p_lengths + i_b)
     start = tl.where(window > 0, tl.maximum(length - window, 0), 0)
-    each = tl.cdiv(tl.cdiv(length - start, KEYS), SPLITS) * KEYS
+    each = tl.cdiv(tl.cdiv(length - start, KEYS), splits) * KEYS
     start += i_s * each
     o_g = tl.arange(0, BLOCK_G)
     o_d = tl.arange(0, BLOCK_D)
@@ -344,25 +349,25 @@ def _decode(
     total = tl.where(some, total, 1.0)
     mean = acc / total[:, None]
     row = i_b * tl.num_programs(1) * GROUP + heads
-    if SPLITS == 1:
-        out = p_out + row[:, None] * HEAD_DIM + o_d[None, :]
-        tl.store(out, cast(mean * v_scale, p_out.dtype.element_ty), mask=m_q)
-    else:
+    if SPLIT:
         # an empty split: its mean of 0 will weigh 2^-inf
-        row = row * SPLITS + i_s
+        row = row * splits + i_s
         tl.store(p_partial + row[:, None] * HEAD_DIM + o_d[None, :], mean, mask=m_q)
         logsum = tl.where(some, top + tl.log2(total), -float("inf"))
         tl.store(p_logsum + row, logsum, mask=o_g < GROUP)
+    else:
+        out = p_out + row[:, None] * HEAD_DIM + o_d[None, :]
+        tl.store(out, cast(mean * v_scale, p_out.dtype.element_ty), mask=m_q)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _combine(
     p_partial,
     p_logsum,
     p_out,
     v_scale,
+    splits,
     HEAD_DIM: tl.constexpr,
-    SPLITS: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -371,11 +376,11 @@ def _combine(
     o_s = tl.arange(0, BLOCK_S)
     o_d = tl.arange(0, BLOCK_D)
     m_d = o_d < HEAD_DIM
-    logsum = tl.load(p_logsum + i_row * SPLITS + o_s, mask=o_s < SPLITS, other=-float("inf"))
+    logsum = tl.load(p_logsum + i_row * splits + o_s, mask=o_s < splits, other=-float("inf"))
     top = tl.max(logsum, 0)
     weight = tl.exp2(logsum - tl.where(top > -float("inf"), top, 0.0))  # length 0: all are 0
     m = (logsum > -float("inf"))[:, None] & m_d[None, :]
-    o_partial = (i_row * SPLITS + o_s)[:, None] * HEAD_DIM + o_d[None, :]
+    o_partial = (i_row * splits + o_s)[:, None] * HEAD_DIM + o_d[None, :]
     mean = tl.sum(tl.load(p_partial + o_partial, mask=m, other=0.0) * weight[:, None], 0)
     mean = mean / tl.maximum(tl.sum(weight, 0), 1e-30) * v_scale
     tl.store(p_out + i_row * HEAD_DIM + o_d, cast(mean, p_out.dtype.element_ty), mask=m_d)

@@ -27,7 +27,7 @@ class Specialisation(NamedTuple):
     """One compiled form of a kernel; `specialisations(architecture=90)` of a module lists its own.
 
     The compile check reads it: every pointer, and every integer named ``s_…`` (a stride), is taken
-    as divisible by 16, as the launcher finds them at real sizes.
+    as divisible by 16, as the launcher finds them at real sizes, unless the kernel has it not look.
 
     Attributes:
         name: of the specialisation, unique in the module.

@@ -292,7 +292,11 @@ _SIGNATURE = {
 }
 
 
-@triton.jit(do_not_specialize=["window", "sequences"])
+# a batch of other lengths has a wider or narrower table: it must not be compiled anew for that
+@triton.jit(
+    do_not_specialize=["window", "sequences", "s_table", "tree_step"],
+    do_not_specialize_on_alignment=["p_table", "p_start", "p_lengths", "p_tree", "p_depth"],
+)
 def _attend(
     p_q,
     p_k,

@@ -164,7 +164,7 @@ _SIGNATURE = {
 }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _norm(
     p_x,
     p_residual,

@@ -43,7 +43,7 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation("mask off by one", "decode_attention", "m_k = o_k < length", "m_k = o_k <= length"),
-    Mutation("lost split", "decode_attention", "mask=o_s < SPLITS,", "mask=o_s < SPLITS - 1,"),
+    Mutation("lost split", "decode_attention", "mask=o_s < splits,", "mask=o_s < splits - 1,"),
     Mutation("wrong KV head", "decode_attention", "+ i_h * s_head", "+ i_h // 2 * s_head"),
     Mutation("no rescale", "decode_attention", "acc = acc * rescale[:, None] +", "acc = acc +"),
     Mutation(

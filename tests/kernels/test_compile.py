@@ -61,6 +61,34 @@ def test_every_kernel_is_listed(module: str) -> None:
     assert listed >= jitted & launched
 
 
+def test_batches_of_other_lengths_compile_nothing_anew() -> None:
+    """What is other in every step, of the kernels that the executor launches outside of graphs."""
+    script = """
+from infersim.kernels import decode_attention, moe_gemm, moe_route, prefill_attention, rms_norm
+from infersim.kernels import row_groups
+varied = {
+    decode_attention._decode: "p_table p_lengths window s_table",
+    decode_attention._combine: "splits",
+    prefill_attention._attend: "p_table p_start p_lengths sequences s_table tree_step",
+    rms_norm._norm: "rows",
+    moe_gemm._gate_up: "pairs",
+    moe_gemm._down: "pairs",
+    moe_route._route: "tokens",
+    row_groups._group_rows: "count blocks",
+}
+for kernel, names in varied.items():
+    for one in kernel.params:
+        if one.name in names.split():
+            looks = one.do_not_specialize_on_alignment if one.name[:2] == "p_" else (
+                one.do_not_specialize)
+            print(kernel.__name__, one.name, "never" if looks else "LOOKED AT")
+"""
+    done = compiled("-c", script)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 17, done.stderr
+    assert not [line for line in lines if "LOOKED AT" in line]
+
+
 def test_a_kernel_that_spills_is_a_fault() -> None:
     """One warp, 256 logits a thread."""
     script = """
