@@ -148,6 +148,11 @@ def brings(policy: type[Any], name: str) -> bool:
     return any(f.name == name and not f.init for f in fields(policy))
 
 
+def by_rank(policy: type[Any]) -> bool:
+    """Whether *policy* lets waiting requests take places by their rank in the line."""
+    return bool(getattr(policy, "by_rank", False))
+
+
 def defaults(policy: type[Any]) -> dict[str, Any]:
     """What the parameters of a policy are where a scenario says nothing; None: it must say."""
     return {

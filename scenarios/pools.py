@@ -14,7 +14,7 @@ from ..sim.cost.specs import GpuSpec, ModelSpec, Parallelism
 from ..sim.cost.tables import TableCost
 from ..sim.cost.vision import embedding_bytes_per_token
 from ..sim.state.config import EngineLimits, OffloadLimits, PoolConfig
-from .choice import Choice, takes
+from .choice import Choice, by_rank, takes
 from .explain import PartError
 from .profiles import cost_of, kv_blocks, profile_of
 from .schema.engine import EngineSpec
@@ -90,8 +90,9 @@ class Pool:
         spec, engine = self.spec, self.spec.engine
         self._check_context(policies)
         preset = PRESETS[engine.preset].policies
-        order = policies.order
-        given = None if order is None or order.name == preset["order"] else order
+        order = policies.order or Choice("order", preset["order"])
+        ranked = policies.scheduling is not None and by_rank(policies.scheduling.policy)
+        given = order if ranked or order.name != preset["order"] else None
         eviction = policies.eviction or Choice("eviction", preset["eviction"])
         return PoolConfig(
             name=spec.name,

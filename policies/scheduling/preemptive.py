@@ -27,6 +27,7 @@ class Preemptive(VllmV1):
     """
 
     promise: ClassVar[Promise] = Promise(repeats=True)
+    by_rank: ClassVar[bool] = True  #: who gives way waits by its rank, not at the front of the line
 
     most_preemptions: int = 8
 
