@@ -152,10 +152,14 @@ class Cluster(Front[Server]):
         arrival = self.link.send(self.clock.now_ps, pull.size_bytes, pull.before_bytes)
         self.clock.at(arrival, ARRIVAL, lambda _: arrived())
 
-    def _carry_embeddings(self, part: Embeddings, arrived: Callable[[], None]) -> None:
+    def _carry_embeddings(self, part: Embeddings, arrived: Callable[[], bool]) -> None:
         assert self.embedding_link is not None
         arrival = self.embedding_link.send(self.clock.now_ps, part.size_bytes)
-        self.clock.at(arrival, ARRIVAL, lambda _: arrived())
+
+        def land(_: object) -> None:
+            arrived()
+
+        self.clock.at(arrival, ARRIVAL, land)
 
     def _later(self, time_ps: Picoseconds, call: Callable[[], None]) -> None:
         self.clock.at(time_ps, ARRIVAL, lambda _: call())

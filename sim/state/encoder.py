@@ -140,11 +140,14 @@ class EncoderCache:
         self._reserved += need
         return list(coming.values())
 
-    def arrive(self, request: Request, index: int, indices: Iterable[int]) -> None:
+    def arrive(self, request: Request, index: int, indices: Iterable[int]) -> bool:
         """The output of item *index* is here, in the room that was reserved for it.
 
         Args:
             indices: the items of *request* that go to encoders; equal ones are held with it.
+
+        Returns:
+            Whether it is kept; False: an equal one was here before.
         """
         item = request.items[index]
         came_first = item.identifier in self._holders  # that of another request, or made here
@@ -157,6 +160,7 @@ class EncoderCache:
                 self._hold(~request.id, request, other)
         if came_first:
             self.unreserve(request, index)
+        return not came_first
 
     def unreserve(self, request: Request, index: int) -> None:
         """Item *index* does not come, or need not: its room is free again."""

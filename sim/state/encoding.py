@@ -54,7 +54,8 @@ class EncoderReplica:
         cache_tokens: of outputs that are kept.
 
     Attributes:
-        computing: images of the step under way; the tokens of those that are computed: `shape`.
+        computing: images of the step under way.
+        fresh: those of them that are computed, each content once.
         encoded_tokens, hit_tokens: of images that were computed, and that were not, so far.
     """
 
@@ -62,16 +63,21 @@ class EncoderReplica:
         self.budget_tokens, self.cache = budget_tokens, EncoderCache(cache_tokens)
         self.line: deque[Image] = deque()
         self.computing: list[Image] = []
-        self.shape: tuple[int, ...] = ()
+        self.fresh: list[Image] = []
         self.encoded_tokens = self.hit_tokens = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Tokens of the images that the step under way computes."""
+        return tuple([image.tokens for image in self.fresh])
 
     def submit(self, image: Image) -> None:
         """An image arrives."""
         self.line.append(image)
 
     def schedule(self) -> list[Image]:
-        """Begin a step: `computing` and `shape`; the images that the cache holds already."""
-        found, budget, fresh = [], self.budget_tokens, dict[int, int]()
+        """Begin a step: `computing` and `fresh`; the images that the cache holds already."""
+        found, budget, fresh = [], self.budget_tokens, dict[int, Image]()
         while self.line:
             image = self.line[0]
             if image.identifier in fresh:
@@ -88,16 +94,16 @@ class EncoderReplica:
                     break
                 self.cache.store(image.flow, image.which)
                 self.computing.append(image)
-                fresh[image.identifier] = item.tokens
+                fresh[image.identifier] = image
                 budget -= item.tokens
             self.line.popleft()
-        self.shape = tuple(fresh.values())
+        self.fresh = list(fresh.values())
         self.encoded_tokens += sum(self.shape)
         return found
 
     def finish(self) -> list[Image]:
         """The step under way is computed: its images."""
-        done, self.computing, self.shape = self.computing, [], ()
+        done, self.computing, self.fresh = self.computing, [], []
         return done
 
 
@@ -125,8 +131,9 @@ class Encoder(Protocol):
         """Its output is needed here no more."""
 
 
-#: moves embeddings and calls back when they have arrived
-CarryEmbeddings: TypeAlias = Callable[[Embeddings, Callable[[], None]], None]
+#: moves embeddings and calls back when they have arrived; the answer says whether they are kept:
+#: an attempt may have failed, or equal ones came first
+CarryEmbeddings: TypeAlias = Callable[[Embeddings, Callable[[], bool]], None]
 
 
 class _Flow:
@@ -276,23 +283,25 @@ class Encodings:
         part = Embeddings(image, flow.encoders[index], size)
         self._carry(part, lambda: self._landed(image))
 
-    def _landed(self, image: Image) -> None:
+    def _landed(self, image: Image) -> bool:
         flow, index = image
         assert flow.coming is not None
+        kept = False
         if flow.failing[index]:
             self.failed_transfers += 1
             flow.failing[index] -= 1
             flow.retries[index] -= 1
             if flow.retries[index] >= 0:
                 self._send(image)
-                return
+                return False
             flow.cache.unreserve(flow.request, index)  # it is encoded with the prompt
         else:
-            flow.cache.arrive(flow.request, index, flow.encoders)
+            kept = flow.cache.arrive(flow.request, index, flow.encoders)
         self._let_go(image)
         flow.coming.remove(index)
         if not flow.coming:
             self._over(flow)
+        return kept
 
     def _let_go(self, image: Image) -> None:
         self._encoders[image.flow.encoders[image.which]].sent(image)
