@@ -6,6 +6,7 @@ replays. Nothing waits between replays, so the launch of a graph is hidden behin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from time import perf_counter
@@ -15,6 +16,7 @@ Call = Callable[[], object]
 
 _MOST_LAUNCHES = 2000  # of a graph: capture time and memory of its nodes
 _FEWEST = 3  # samples
+_MOST_WARM = 20  # replays before those that are timed
 
 
 class Timer(Protocol):
@@ -69,37 +71,59 @@ class HostTimer:
 class GraphTimer:
     """CUDA graphs of at least *span_s*, replayed *samples* times.
 
+    How many launches fill the span is read off a first graph: launched one by one, small kernels
+    take the host longer than the device.
+
     Args:
-        samples: timed replays, after two untimed ones.
-        span_s: least seconds of one replay: events resolve half a microsecond.
+        samples: timed replays, at most.
+        span_s: least seconds of one replay: events resolve half a microsecond, and between two
+            graphs the device does nothing for some.
+        warm_s: replays of that long go before the timed ones, as clocks rise with the load.
+        most_s: that long replays are timed, if there are three.
     """
 
-    def __init__(self, samples: int = 12, span_s: float = 0.001) -> None:
-        self._samples, self._span_s = samples, span_s
+    def __init__(
+        self,
+        samples: int = 12,
+        span_s: float = 0.001,
+        warm_s: float = 0.005,
+        most_s: float = 0.25,
+    ) -> None:
+        self._samples, self._span_s, self._warm_s, self._most_s = samples, span_s, warm_s, most_s
         self._host = HostTimer(samples)
+        self._stream: Any = None  # one for all: libraries keep a workspace for each
 
     def time(self, calls: Sequence[Call]) -> list[float]:
         """Seconds of one launch on the device."""
         cuda = _cuda()
-        side = cuda.Stream()
-        side.wait_stream(cuda.current_stream())
-        with cuda.stream(side):
+        self._stream = self._stream or cuda.Stream()
+        self._stream.wait_stream(cuda.current_stream())
+        with cuda.stream(self._stream):
             for call in calls:  # compiles kernels, fills workspaces: neither may happen in capture
                 call()
-            launches = self._launches(calls, self._eager(calls))
-        cuda.current_stream().wait_stream(side)
-        graph = cuda.CUDAGraph()
-        with cuda.graph(graph):
-            for i in range(launches):
-                calls[i % len(calls)]()
-        return [seconds / launches for seconds in self._replay(graph.replay)]
+            first = self._launches(calls, self._eager(calls))
+            graph = self._captured(calls, first)
+            graph.replay()
+            (took,) = self._replays(graph.replay, 1)
+            launches = self._launches(calls, took / first)
+            if launches > first:
+                graph = self._captured(calls, launches)
+            else:
+                launches = first
+            took *= launches / first
+            for _ in range(max(2, min(_MOST_WARM, round(self._warm_s / max(took, 1e-7))))):
+                graph.replay()
+            samples = max(_FEWEST, min(self._samples, round(self._most_s / max(took, 1e-7))))
+            found = self._replays(graph.replay, samples)
+        cuda.current_stream().wait_stream(self._stream)
+        return [seconds / launches for seconds in found]
 
     def wall(self, call: Call) -> list[float]:
         """Seconds by the host's clock."""
         return self._host.wall(call)
 
     def _eager(self, calls: Sequence[Call]) -> float:
-        """Seconds of one launch in a first, rough look."""
+        """Seconds of one launch by itself, the host's work included: no less than in a graph."""
         cuda = _cuda()
         start, end = (cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -109,17 +133,24 @@ class GraphTimer:
         end.synchronize()
         return float(start.elapsed_time(end)) / 1e3 / len(calls)
 
+    def _captured(self, calls: Sequence[Call], launches: int) -> Any:
+        cuda = _cuda()
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph, stream=self._stream):
+            for i in range(launches):
+                calls[i % len(calls)]()
+        return graph
+
     def _launches(self, calls: Sequence[Call], once_s: float) -> int:
         """Enough to fill the span, and whole turns over the buffers."""
         n = len(calls)
-        turns = max(1, round(self._span_s / max(once_s, 1e-7) / n))
+        turns = max(1, math.ceil(self._span_s / max(once_s, 1e-7) / n))
         return min(turns * n, max(n, _MOST_LAUNCHES // n * n))
 
-    def _replay(self, replay: Call) -> list[float]:
+    def _replays(self, replay: Call, samples: int) -> list[float]:
+        """Seconds of so many replays, one right after the other."""
         cuda = _cuda()
-        events = [cuda.Event(enable_timing=True) for _ in range(self._samples + 1)]
-        replay()
-        replay()
+        events = [cuda.Event(enable_timing=True) for _ in range(samples + 1)]
         for event in events[:-1]:
             event.record()
             replay()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -125,4 +126,5 @@ class Bench:
         if self.on_gpu:
             import torch
 
+            gc.collect()  # a model that was stepped through hangs in cycles of its replicas
             torch.cuda.empty_cache()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _TO_HOST = ("copy_d2h_pinned", "copy_d2h_pageable")
 _TO_DEVICE = ("copy_h2d_pinned", "copy_h2d_pageable", "copy_h2d_pinned_busy")
 _BUSY_SIZE = 4096  # of the products that compute during "copy_h2d_pinned_busy"
+_BUSY_BYTES = 8 << 20  # that are copied in less time than one of them takes
 
 
 class Copies:
@@ -46,7 +47,7 @@ class Copies:
         pinned = "pinned" in point.op
         host = torch.ones(size, dtype=torch.uint8, pin_memory=pinned)
         target, source = (host, ours) if point.op in _TO_HOST else (ours, host)
-        compute = _products(bench) if point.op.endswith("busy") else None
+        compute = _products(bench, size) if point.op.endswith("busy") else None
         return Job([_waited(target, source, compute)], on_host=True)
 
 
@@ -107,9 +108,16 @@ def _waited(
     return call
 
 
-def _products(bench: Bench) -> Callable[[], object]:
+def _products(bench: Bench, size: int) -> Callable[[], object]:
+    """As many products as last longer than a copy of *size* bytes."""
     import torch
 
     a, b = (bench.randn(_BUSY_SIZE, _BUSY_SIZE) for _ in range(2))
     out = torch.empty_like(a)
-    return lambda: torch.mm(a, b, out=out)
+    count = -(-size // _BUSY_BYTES)
+
+    def call() -> None:
+        for _ in range(count):
+            torch.mm(a, b, out=out)
+
+    return call

@@ -43,13 +43,16 @@ class QkNorm:
         return _points("qk_norm", numbers, shapes, grids)
 
     def build(self, point: Point, bench: Bench) -> Job:
-        """Both norms in one call."""
+        """Both norms in one call; as in the executor, heads lie in the rows of the QKV product."""
+        import torch
+
         s, (tokens,) = bench.shapes, point.at
         norm = bench.ops.rms_norm
         d = s.model.head_dim
-        q, k = bench.randn(tokens * s.heads, d), bench.randn(tokens * s.kv_heads, d)
+        heads = bench.randn(tokens, s.heads + 2 * s.kv_heads, d)
+        q, k, _ = torch.split(heads, [s.heads, s.kv_heads, s.kv_heads], 1)
         weight = bench.randn(d)
-        return Job([lambda: (norm(q, weight, _EPSILON), norm(k, weight, _EPSILON))])
+        return Job([lambda: [norm(x.reshape(-1, d), weight, _EPSILON) for x in (q, k)]])
 
 
 class Activation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..grids import Grids, doubling
@@ -10,8 +10,10 @@ from ..point import Point
 from ..shapes import Shapes
 from .base import Job
 from .bench import Bench
+from .elementwise import rotations
 
-_LAUNCHES = 64
+_LAYERS = 8  # whose launches are timed together
+_TOKENS, _WIDTH = 8, 64
 _NODES = doubling(16, 1024, 4)
 
 
@@ -35,7 +37,8 @@ class Launches:
 
         one = torch.zeros(1, device=bench.where)
         if point.op == "launch":
-            return Job([_eager(bench, one.zero_)], on_host=True, launches=_LAUNCHES)
+            calls = _layer(bench)
+            return Job([_eager(bench, calls)], on_host=True, launches=_LAYERS * len(calls))
         if point.op == "event_sync":
             event: Any = _event()
 
@@ -45,10 +48,10 @@ class Launches:
 
             return Job([synchronise], on_host=True)
         graph = torch.cuda.CUDAGraph()
-        one.zero_()
+        one.add_(1.0)
         with torch.cuda.graph(graph):
             for _ in range(point.at[0]):
-                one.zero_()
+                one.add_(1.0)
 
         def replay() -> None:
             graph.replay()
@@ -64,12 +67,49 @@ def _event() -> Any:
     return cuda.Event()
 
 
-def _eager(bench: Bench, empty: Callable[[], object]) -> Callable[[], None]:
+def _eager(bench: Bench, calls: Sequence[Callable[[], object]]) -> Callable[[], None]:
     """Many launches of next to no work, then one wait: the host is what takes time."""
 
     def call() -> None:
-        for _ in range(_LAUNCHES):
-            empty()
+        for _ in range(_LAYERS):
+            for one in calls:
+                one()
         bench.wait()
 
     return call
+
+
+def _layer(bench: Bench) -> list[Callable[[], object]]:
+    """The launches of a decoder layer in the executor, each over next to no data.
+
+    A kernel of ours takes the host several times as long to launch as one of torch's: steps
+    outside of graphs take what their own launches take.
+    """
+    import torch
+
+    ops, n, block = bench.ops, _TOKENS, bench.shapes.block_size
+    x, weight, row = bench.randn(n, _WIDTH), bench.randn(_WIDTH, _WIDTH), bench.randn(_WIDTH)
+    heads = bench.randn(n, 1, _WIDTH)
+    cache = bench.randn(2, block, 1, _WIDTH, dtype=bench.kv)
+    slots = block + torch.arange(n, device=bench.where)
+    places = torch.arange(n, dtype=torch.int32, device=bench.where)
+    table = torch.ones(1, 1, dtype=torch.int32, device=bench.where)
+    starts = torch.tensor([0, n], dtype=torch.int32, device=bench.where)
+    held = torch.full((1,), n, dtype=torch.int32, device=bench.where)
+    turns = rotations(bench, n, _WIDTH)
+    wide = bench.randn(n, 2 * _WIDTH)
+
+    def product() -> object:
+        return torch.nn.functional.linear(x, weight)
+
+    return [
+        lambda: ops.add_rms_norm(x, x, row, 1e-5),
+        product,
+        lambda: ops.rope_kv_write(heads, heads, heads, places, turns, cache, cache, slots),
+        lambda: ops.prefill_attention(heads, cache, cache, table, starts, held, scale=0.1),
+        product,
+        lambda: ops.add_rms_norm(x, x, row, 1e-5),
+        product,
+        lambda: ops.silu_mul(wide),
+        product,
+    ]

@@ -52,9 +52,9 @@ class Bitmask:
         (rows,), vocab = point.at, bench.shapes.vocab
         apply = bench.kernel("token_bitmask", "apply_bitmask")
         logits = bench.randn(rows, vocab)
-        words = bench.integers(1 << 32, rows, -(-vocab // 32)) - (1 << 31)
+        words = (bench.integers(1 << 32, rows, -(-vocab // 32)) - (1 << 31)).to(torch.int32)
         index = torch.arange(rows, dtype=torch.int32, device=bench.where)
-        return Job([lambda: apply(logits, words.to(torch.int32), index)])
+        return Job([lambda: apply(logits, words, index)])
 
 
 def _point(op: str, rows: int, shapes: Shapes, passes: int, priority: int) -> Point:
