@@ -12,6 +12,7 @@ import torch
 from .batch import Batch
 from .kv import KVCache
 from .model import Inputs, Model
+from .staging import staged
 
 #: batch sizes that have a graph, as vLLM captures them: 1, 2, 4, then multiples of 8
 SIZES = (1, 2, 4, *range(8, 257, 8))
@@ -40,15 +41,15 @@ class Graphs:
         self._rows = torch.arange(top, device=device)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
         pool = None
+        stream = _cuda.Stream(device)  # one for all: libraries keep a workspace for each
         for size in reversed(self._sizes):  # the largest first: the others fit in its memory
             inputs = self._inputs(size)
-            stream = _cuda.Stream(device)
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):  # kernels compile before anything is captured
                 model.ops.greedy(model.forward(inputs, kv))
             torch.cuda.current_stream(device).wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
                 tokens = model.ops.greedy(model.forward(inputs, kv))
             pool = graph.pool()
             self._graphs[size] = (graph, tokens)
@@ -84,8 +85,9 @@ class Graphs:
             (self._slots, batch.slots),
             (self._lengths, batch.lengths),
         ):
-            buffer[:count].copy_(torch.from_numpy(array), non_blocking=True)
-        self._tables[:count, :width].copy_(torch.from_numpy(batch.tables), non_blocking=True)
+            buffer[:count].copy_(staged(array, buffer.device), non_blocking=True)
+        tables = staged(batch.tables, self._tables.device)
+        self._tables[:count, :width].copy_(tables, non_blocking=True)
         self._slots[count:bucket] = -1
         self._lengths[count:bucket] = 0
 
