@@ -1,4 +1,4 @@
-"""The whole loop on a CPU: calibrate, execute, simulate, compare.
+"""The whole loop in small: calibrate, execute, simulate, compare; the cases of a CPU.
 
 Decisions are compared on the executor's virtual clock: every step must be the simulation's. Step
 times are compared on the real clock, for workloads that the calibration has not seen; each is
@@ -24,6 +24,7 @@ from .compare.validate import validate
 from .execute import Options, execute_cell
 
 if TYPE_CHECKING:
+    from ..scenarios.grid import Cell
     from ..sim.state.records import CellRecords
 
 THREADS = 1  #: of torch: one that nobody disturbs says more than two that others use as well
@@ -87,6 +88,27 @@ TIMED = {
     ),
     "arrivals": Case(_OPEN | _LONG | {"arrivals": 5}, {}, {}, "hit_tokens"),
 }
+
+
+class Where(NamedTuple):
+    """The engine that cases run on, and what computes it.
+
+    Attributes:
+        pool: of the scenario, less what a `Case` changes.
+        options: of the executor, on the real clock.
+        repeats: of every execution.
+    """
+
+    pool: dict[str, Any]
+    options: Options
+    repeats: int
+
+
+CPU = Where(
+    {"gpu": "cpu", "model": "tiny", "kv_blocks": BLOCKS, "engine": ENGINE},
+    Options(clock="wall"),
+    REPEATS,
+)
 
 
 class Decided(NamedTuple):
@@ -154,34 +176,46 @@ def measure(
     Raises:
         InfersimError: whatever stops it.
     """
-    sources = [
-        _source(folder / f"timed-{_file(name)}.yaml", name, case, profile)
+    cells = [
+        cell
         for name, case in TIMED.items()
+        for cell in cells_of(folder / f"timed-{_file(name)}.yaml", name, case, profile)
     ]
-    cells = [cell for source in sources for cell in grid.cells(source)[1]]
-    runs = []
-    for turn in range(REPEATS):
-        run = []
-        for cell in cells:
-            say(f"{cell.name}: run {turn + 1} of {REPEATS} on the real clock")
-            records = execute_cell(cell, sources[0].folders, Options(clock="wall")).records
-            run.append(_measured(f"run {turn + 1}", records))
-        runs.append(run)
+    runs = [
+        [executed(cell, [folder], turn, CPU, say) for cell in cells] for turn in range(CPU.repeats)
+    ]
     return validate(
-        cells,
-        sources[0].folders,
-        runs,
-        sensitivity=False,
-        tolerances=tolerances,
-        notes=notes,
-        say=say,
+        cells, [folder], runs, sensitivity=False, tolerances=tolerances, notes=notes, say=say
     )
 
 
-def _source(file: Path, name: str, case: Case, profile: Path) -> load.Source:
+def cells_of(
+    file: Path, name: str, case: Case, profile: Path, where: Where = CPU
+) -> Sequence[Cell]:
+    """The cells, one as a rule, of a case, which is written to *file* as a scenario."""
+    return grid.cells(_source(file, name, case, profile, where))[1]
+
+
+def executed(
+    cell: Cell,
+    folders: Sequence[Path],
+    turn: int,
+    where: Where = CPU,
+    say: Callable[[str], None] = lambda text: None,
+) -> Measured:
+    """Execute *cell* on the real clock, for the *turn*-th time, counted from 0.
+
+    Raises:
+        InfersimError: whatever stops it.
+    """
+    say(f"{cell.name}: run {turn + 1} of {where.repeats} on the real clock")
+    records = execute_cell(cell, folders, where.options).records
+    return _measured(f"run {turn + 1}", records)
+
+
+def _source(file: Path, name: str, case: Case, profile: Path, where: Where = CPU) -> load.Source:
     """The case as a file, to be run by itself as well."""
-    pool = {"gpu": "cpu", "model": "tiny", "kv_blocks": BLOCKS, "engine": ENGINE}
-    pool |= {"profile": str(profile.resolve())} | case.pool
+    pool = where.pool | {"profile": str(profile.resolve())} | case.pool
     made: dict[str, Any] = {"name": _file(name), "seed": 1, "cluster": pool}
     if pool.pop("split", False):
         roles = [pool | {"name": role, "role": role} for role in ("prefill", "decode")]
