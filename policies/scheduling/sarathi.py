@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from ..errors import InputError
 from ..registry import scheduling
-from ..types import Promise
+from ..types import Promise, Request
 from .base import ReplicaView, Step
+from .reserve import refusal
 from .vllm_v1 import VllmV1
 
 
@@ -33,6 +34,11 @@ class Sarathi(VllmV1):
         VllmV1.__post_init__(self)
         if self.chunk_tokens < 1:
             raise InputError(f"chunk_tokens must be at least 1, found {self.chunk_tokens}")
+
+    def refuses(self, view: ReplicaView, request: Request) -> str:
+        """Why *request* can never be served; "" if it can."""
+        whole = min(view.max_num_batched_tokens, self.chunk_tokens)
+        return refusal(view, request, "nothing", None if self.chunked_prefill else whole)
 
     def schedule(self, view: ReplicaView, step: Step) -> None:
         """vLLM's plan in a smaller step."""

@@ -128,6 +128,12 @@ class Replica(View):
 
     def refuses(self, request: Request) -> str:
         """Why *request* can never be served here; "" if it can."""
+        most = max((item.tokens for item in request.items), default=0)
+        for limit in ("encoder_budget", "encoder_cache_size"):
+            if 0 < getattr(self.limits, limit) < most:
+                return (
+                    f"an image of {most} tokens over the {limit} of {getattr(self.limits, limit)}"
+                )
         ask = getattr(self.scheduler, "refuses", None)
         reason: str = ask(self, request) if ask is not None else ""
         return reason
