@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .executor.model import Model
     from .executor.runner import StepRunner
     from .executor.tier import TierStore
+    from .executor.tower import Tower
 
 GB = 1e9
 GRAPHS_UP_TO = 256  #: sequences in the largest batch that has a CUDA graph
@@ -60,7 +61,7 @@ class Execution(NamedTuple):
 
     Attributes:
         device_s: real time that the devices computed.
-        copying_s: real time that moving KV from replica to replica took.
+        copying_s: real time that moving KV and embeddings from replica to replica took.
         answers: per replica: request id -> position -> the token that the model sampled for it.
     """
 
@@ -131,7 +132,7 @@ def execute_cell(
         made.workload,
         made.limits,
         VirtualClock() if options.clock == "virtual" else WallClock(),
-        texts=lambda: Texts(devices.vocab, made.contents),
+        texts=lambda: Texts(devices.vocab, made.contents, sees=devices.sees),
         make_runner=devices.runner,
         log=log,
         told=progress,
@@ -162,7 +163,7 @@ class Devices:
 
         self._options, self._seed = options, seed
         self._pools = {pool.spec.name: pool for pool in pools}
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, tuple[Model, Tower | None]] = {}
         self._device = torch.device(options.device)
         cuda = options.device == "cuda"
         self._dtype = torch.bfloat16 if cuda else torch.float32
@@ -170,6 +171,8 @@ class Devices:
             _check(pool)
         self._check_memory()
         self.vocab = min(pool.model.vocab for pool in pools)
+        #: whether every model has a vision tower; none is read from a checkpoint
+        self.sees = options.weights is None and all(pool.model.vision for pool in pools)
         name = torch.cuda.get_device_name() if cuda else "the CPU"
         self.said = f"infersim's executor, {options.backend} on {name}, torch {torch.__version__}"
         drawn = "weights drawn from the seed" if options.weights is None else "given weights"
@@ -178,6 +181,11 @@ class Devices:
             "that only their names decide, answers too, whatever the model samples",
             *_other_versions(pools, name if cuda else ""),
         ]
+        if self.sees:
+            self.notes.append(
+                "executed: images are drawn from their names, and encoded; their positions in a "
+                "prompt are counted one by one"
+            )
         several = sum(pool.spec.replicas for pool in pools) > 1
         self._apart = several and options.clock == "wall"
         if self._apart and any(pool.spec.offload is not None for pool in pools):
@@ -199,7 +207,7 @@ class Devices:
         from .executor.runner import Runner
 
         pool, limits = self._pools[config.name], config.limits
-        model = self._model(pool)
+        model, tower = self._model(pool)
         cache = KVCache(
             pool.model,
             limits.kv_blocks,
@@ -211,12 +219,12 @@ class Devices:
         if self._apart:
             from .executor.worker import WorkerRunner
 
-            return WorkerRunner(model, cache, self._device, warm_up=tokens)
+            return WorkerRunner(model, cache, self._device, warm_up=tokens, tower=tower)
         tier = self._store(cache, config.offload, "cluster.offload.blocks")
         swap = self._store(cache, config.swap, "cluster.swap.space_gib")
         graphs = self._options.graphs and model.ops.graphs and self._options.device == "cuda"
         most = min(limits.max_num_seqs, GRAPHS_UP_TO) if graphs else 0
-        runner = Runner(model, cache, self._device, graphs=most, tier=tier, swap=swap)
+        runner = Runner(model, cache, self._device, graphs=most, tier=tier, swap=swap, tower=tower)
         if self._options.clock == "wall":
             runner.warm_up(tokens)
         return runner
@@ -234,9 +242,10 @@ class Devices:
             )
         return TierStore(cache, limits.blocks, self._device)
 
-    def _model(self, pool: Pool) -> Model:
+    def _model(self, pool: Pool) -> tuple[Model, Tower | None]:
         from .executor import weights
         from .executor.model import Model
+        from .executor.tower import Tower
 
         found = self._models.get(pool.model.name)
         if found is None:
@@ -245,9 +254,13 @@ class Devices:
                 source = weights.Random(self._seed, self._dtype, self._device)
             else:
                 source = weights.Checkpoint(self._options.weights, self._dtype, self._device)
-            positions = max(p.capacity.max_model_len for p in self._pools.values())
-            found = Model(pool.model, self._ops(), source, positions, self._device)
-            self._models[pool.model.name] = found
+            served = [p for p in self._pools.values() if p.spec.role != "encode"]
+            positions = max(p.capacity.max_model_len for p in served)
+            model = Model(pool.model, self._ops(), source, positions, self._device)
+            tower = None
+            if pool.model.vision is not None and self._options.weights is None:
+                tower = Tower(pool.model, source, self._dtype, self._device)
+            found = self._models[pool.model.name] = model, tower
         return found
 
     def _ops(self) -> Any:
@@ -264,7 +277,8 @@ class Devices:
 
         pools = list(self._pools.values())
         models = {pool.model.name: pool.model for pool in pools}
-        weights = sum(model.parameters for model in models.values()) * self._dtype.itemsize
+        parameters = sum(m.parameters + m.vision_parameters for m in models.values())
+        weights = parameters * self._dtype.itemsize
         kv = sum(
             pool.spec.replicas
             * KVCache.size_bytes(
@@ -300,11 +314,6 @@ def _check(pool: Pool) -> None:
     from .executor.model import check
 
     spec = pool.spec
-    if spec.role == "encode":
-        raise InputError(
-            f"the executor computes plain text only, and pool {spec.name} encodes images",
-            where="cluster.pools",
-        )
     check(pool.model)
     if spec.tp * spec.pp > 1:
         raise InputError(

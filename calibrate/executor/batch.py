@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...sim.state.plan import StepPlan
 from ...sim.state.sequence import Sequence
+from .pictures import NO_PICTURES, Pictures
 from .texts import Texts
 
 
@@ -24,6 +25,7 @@ class Batch(NamedTuple):
         lengths: [D + P] KV tokens, the step's own included.
         query_start: [P + 1] rows of each chunk, counted from the first chunk's.
         rows: [S] rows that are sampled.
+        pictures: what it does with images; a step of an encoder does nothing else, and has no rows.
     """
 
     tokens: NDArray[np.int64]
@@ -34,6 +36,7 @@ class Batch(NamedTuple):
     lengths: NDArray[np.int32]
     query_start: NDArray[np.int32]
     rows: NDArray[np.int64]
+    pictures: Pictures = NO_PICTURES
 
 
 class Row(NamedTuple):
@@ -53,7 +56,9 @@ def rows_of(plan: StepPlan) -> list[Row]:
     return sorted(rows, key=lambda row: row.tokens > 1)
 
 
-def batch_of(rows: list[Row], texts: Texts, block_size: int) -> Batch:
+def batch_of(
+    rows: list[Row], texts: Texts, block_size: int, pictures: Pictures = NO_PICTURES
+) -> Batch:
     """The arrays of *rows*; block tables are read now, so call it before the next plan."""
     counts = np.array([row.tokens for row in rows])
     starts = np.array([row.start for row in rows])
@@ -75,4 +80,21 @@ def batch_of(rows: list[Row], texts: Texts, block_size: int) -> Batch:
         lengths=(starts + counts).astype(np.int32),
         query_start=chunks.astype(np.int32),
         rows=(first + counts - 1)[[row.samples for row in rows]],
+        pictures=pictures,
+    )
+
+
+def encoding_of(pictures: Pictures) -> Batch:
+    """A step of an encoder."""
+    ids, numbers = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32)
+    return Batch(
+        tokens=ids,
+        positions=numbers,
+        slots=ids,
+        decodes=0,
+        tables=np.zeros((0, 0), dtype=np.int32),
+        lengths=numbers,
+        query_start=np.zeros(1, dtype=np.int32),
+        rows=ids,
+        pictures=pictures,
     )

@@ -1,4 +1,8 @@
-"""Moves KV: of split requests between devices, and between a device and its host's memory."""
+"""Moves KV of split requests and embeddings between devices, and KV between a device and its host.
+
+On a virtual clock what moves arrives when a link of the scenario says; on a real one, when it is
+there.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,20 @@ from time import perf_counter_ns
 
 from ...policies.types import Picoseconds, ReplicaId
 from ...sim.state.config import LinkConfig, OffloadLimits
+from ...sim.state.encoding import Embeddings
 from ...sim.state.link import FifoLink
 from ...sim.state.offload import Load
 from ...sim.state.split import Pull
 from ...sim.state.ties import ARRIVAL
 from .clock import PS_PER_NS, Clock
+from .encoder import EncoderServer
 from .server import Server
 
 
 class Carrier:
     """Copies blocks from replica to replica.
 
-    On a virtual clock they arrive when the link of the scenario says; on a real one, when they are
-    there. What travels in parts while it is computed is copied with the last of them.
+    What travels in parts while it is computed is copied with the last of them.
 
     Args:
         block_bytes: of a block of a replica, as the link counts them.
@@ -72,6 +77,53 @@ class Carrier:
         content = source.runner.read_blocks(pull.source.table[first:last])
         target.runner.write_blocks(pull.target.table[first:last], content)
         return (perf_counter_ns() - begun) * PS_PER_NS
+
+
+class EmbeddingCarrier:
+    """Copies embeddings from encoders to replicas.
+
+    Attributes:
+        carried_bytes, busy_ps, copying_ps: as `Carrier` has them.
+    """
+
+    def __init__(
+        self,
+        link: LinkConfig | None,
+        clock: Clock,
+        encoder: Callable[[ReplicaId], EncoderServer],
+        server: Callable[[ReplicaId], Server],
+    ) -> None:
+        self._link = FifoLink(link.latency_ps, link.bytes_per_s) if link is not None else None
+        self._clock, self._encoder, self._server = clock, encoder, server
+        self.carried_bytes = 0
+        self.busy_ps: Picoseconds = 0
+        self.copying_ps: Picoseconds = 0
+
+    def carry(self, part: Embeddings, arrived: Callable[[], bool]) -> None:
+        """Send the output for an image; what *arrived* does not keep is not copied."""
+        assert self._link is not None
+        identifier, target = part.image.identifier, self._server(part.image.flow.prefill)
+        content = self._encoder(part.encoder).runner.read_embedding(identifier)
+        self.carried_bytes += part.size_bytes
+
+        def land(_: object) -> None:
+            if arrived():
+                begun = perf_counter_ns()
+                target.sight.arrived(identifier)
+                target.runner.write_embedding(identifier, content)
+                copying_ps = (perf_counter_ns() - begun) * PS_PER_NS
+                self.copying_ps += copying_ps
+                if not self._clock.virtual:
+                    self.busy_ps += copying_ps
+
+        now = self._clock.now_ps
+        if self._clock.virtual:
+            before = self._link.busy_ps
+            arrival = self._link.send(now, part.size_bytes)
+            self.busy_ps += self._link.busy_ps - before
+            self._clock.at(arrival, ARRIVAL, land)
+        else:
+            self._clock.at(now, ARRIVAL, land)
 
 
 class Fetcher:

@@ -19,8 +19,9 @@ from ...sim.state.offload import OffloadConnector
 from ...sim.state.queue import waiting_line
 from ...sim.state.replica import Replica
 from ...sim.state.ties import ARRIVAL
-from .carrier import Carrier, Fetcher
+from .carrier import Carrier, EmbeddingCarrier, Fetcher
 from .clock import Clock
+from .encoder import EncoderServer
 from .runner import StepRunner
 from .server import Server
 from .swap import DeviceSwap
@@ -55,15 +56,57 @@ class Cluster(Front[Server]):
             lambda number: self.servers[number],
             lambda number: self._pool_of[number].block_bytes,
         )
-        later = self._later if clock.virtual else None
-        super().__init__(config, clock, journal, chains, self.carrier.carry, on_answer, later)
+        self.embeddings = EmbeddingCarrier(
+            config.embedding_link,
+            clock,
+            lambda number: self.devices[number],
+            lambda number: self.servers[number],
+        )
+        super().__init__(
+            config,
+            clock,
+            journal,
+            chains,
+            self.carrier.carry,
+            on_answer,
+            self._later,
+            self.embeddings.carry,
+        )
         self.clock = clock
         for pool in config.pools:
-            for _ in range(pool.replicas):
+            for _ in range(pool.replicas if pool.role != "encode" else 0):
                 number = len(self.servers)
                 runner = make_runner(pool, number)
                 self.join(pool, [self._server(pool, number, runner, texts(), future)])
+        #: encoders by their number, which comes after those of all replicas
+        self.devices: dict[ReplicaId, EncoderServer] = {}
+        for pool in config.pools:
+            for _ in range(pool.replicas if pool.role == "encode" else 0):
+                number = len(self.servers) + len(self.encoders)
+                self.devices[number] = self._encoder(pool, number, make_runner, texts())
+                self.join_encoder(pool, self.devices[number])
         self.open()
+
+    @property
+    def all_devices(self) -> list[Server | EncoderServer]:
+        """Replicas and encoders."""
+        return [*self.servers, *self.devices.values()]
+
+    @property
+    def travel_totals(self) -> dict[str, int]:
+        """Those of every host, and what the link for embeddings carried."""
+        totals = super().travel_totals
+        if self.config.embedding_link is not None:
+            totals["embedding_link_bytes"] = self.embeddings.carried_bytes
+            totals["embedding_link_busy_ps"] = self.embeddings.busy_ps
+        return totals
+
+    def _encoder(
+        self, pool: PoolConfig, number: ReplicaId, make_runner: MakeRunner, texts: Texts
+    ) -> EncoderServer:
+        runner = make_runner(pool, number)
+        assert self._encodings is not None
+        return EncoderServer(self.clock, number, pool, runner, texts, self._encodings.encoded)
 
     def _server(
         self,

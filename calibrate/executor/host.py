@@ -28,7 +28,7 @@ class Executed(Played):
     Attributes:
         answers: per replica: request id -> position -> the token that the model sampled for it.
         device_ps: time that devices computed.
-        copying_ps: time that moving KV from replica to replica took.
+        copying_ps: time that moving KV and embeddings from replica to replica took.
     """
 
     answers: list[dict[int, dict[int, int]]]
@@ -89,12 +89,12 @@ class DeviceRun(Host[Server]):
         """
         self._next_arrival()
         try:
-            for server in self.cluster.servers:
-                server.runner.ready()
+            for device in self.cluster.all_devices:
+                device.runner.ready()
             self._clock.run_out()
         finally:
-            for server in self.cluster.servers:
-                server.runner.close()
+            for device in self.cluster.all_devices:
+                device.runner.close()
         servers, carrier = self.cluster.servers, self.cluster.carrier
         steps = sum(server.steps for server in servers)
         played = self._played(steps, carrier.carried_bytes, carrier.link_busy_ps)
@@ -104,8 +104,8 @@ class DeviceRun(Host[Server]):
             played.itl,
             played.totals,
             [server.answers for server in servers],
-            sum(server.device_ps for server in servers),
-            carrier.copying_ps,
+            sum(device.device_ps for device in self.cluster.all_devices),
+            carrier.copying_ps + self.cluster.embeddings.copying_ps,
         )
 
     def _answered(self) -> None:

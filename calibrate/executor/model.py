@@ -9,6 +9,7 @@ from torch.nn.functional import linear
 
 from ...policies.errors import InputError
 from ...sim.cost.specs import ModelSpec
+from .embeddings import Seen
 from .kv import KVCache
 from .ops import Ops
 from .weights import Layer, Source, build
@@ -18,7 +19,11 @@ ROPE_THETA = 10_000.0
 
 @dataclass(slots=True)
 class Inputs:
-    """`Batch` on the device; tables and lengths apart for decodes and chunks."""
+    """`Batch` on the device; tables and lengths apart for decodes and chunks.
+
+    Attributes:
+        seen: embeddings of images, once what is launched before is computed; None: there are none.
+    """
 
     tokens: torch.Tensor
     positions: torch.Tensor
@@ -30,6 +35,7 @@ class Inputs:
     prefill_lengths: torch.Tensor
     query_start: torch.Tensor
     rows: torch.Tensor
+    seen: Seen | None = None
 
 
 def check(spec: ModelSpec) -> None:
@@ -74,7 +80,9 @@ class Model:
     def forward(self, inputs: Inputs, kv: KVCache) -> torch.Tensor:
         """Compute a step: KV is written, and [rows, vocab] logits are returned."""
         ops, weights = self.ops, self.weights
-        x = weights.embedding[inputs.tokens]
+        x, seen = weights.embedding[inputs.tokens], inputs.seen
+        if seen is not None:
+            x[seen.rows] = seen.values[0]
         residual: torch.Tensor | None = None
         for i, layer in enumerate(weights.layers):
             if residual is None:
@@ -84,6 +92,8 @@ class Model:
             x = self._attention(h, layer, inputs, kv.keys[i], kv.values[i])
             h, residual = ops.add_rms_norm(x, residual, layer.norm_2, self._eps)
             x = self._feed_forward(h, layer)
+            if seen is not None and i + 1 < len(seen.values):
+                x[seen.rows] += seen.values[i + 1]  # deepstack
         assert residual is not None
         h, _ = ops.add_rms_norm(x[inputs.rows], residual[inputs.rows], weights.norm, self._eps)
         return linear(h, weights.head)

@@ -13,12 +13,16 @@ import numpy as np
 import torch
 
 from .batch import Batch
+from .embeddings import Embeddings
 from .graphs import Graphs
 from .kv import KVCache
 from .model import Inputs, Model
+from .pictures import Picture, Pictures
 from .tier import TierStore
+from .tower import Tower
 
 PS_PER_NS = 1000
+WARM_UP_IMAGE_TOKENS = 64
 _cuda: Any = torch.cuda  # untyped in places
 
 
@@ -78,6 +82,12 @@ class StepRunner(Protocol):
             moves: (block, slot) each way out, (slot, block) back.
         """
 
+    def read_embedding(self, identifier: int) -> torch.Tensor:
+        """The embedding of an image that a finished step encoded; `Embeddings.read`."""
+
+    def write_embedding(self, identifier: int, content: torch.Tensor) -> None:
+        """Keep an embedding for the steps launched from here on."""
+
     def close(self) -> None:
         """No step comes any more."""
 
@@ -93,6 +103,7 @@ class Runner:
         graphs: capture pure decode steps in CUDA graphs up to this many sequences; 0: none.
         tier: in host memory; None: nothing is kept there.
         swap: for preempted requests; None: they lose their KV.
+        tower: for images; None: they are an error.
     """
 
     def __init__(
@@ -104,8 +115,10 @@ class Runner:
         graphs: int,
         tier: TierStore | None = None,
         swap: TierStore | None = None,
+        tower: Tower | None = None,
     ) -> None:
         self._model, self._kv, self._device = model, kv, device
+        self._sees, self._embeddings = tower is not None, Embeddings(tower, device)
         self._tier, self._swap = tier, swap
         widest = -(-len(model.cos_sin) // kv.block_size)
         self._graphs = Graphs(model, kv, device, graphs, widest) if graphs else None
@@ -124,11 +137,13 @@ class Runner:
         begun = perf_counter_ns()
         if self._device.type == "cpu":
             inputs = inputs_of(batch, self._device)
-            queued = _Queued(self, inputs, len(batch.rows), perf_counter_ns() - begun)
+            prepare_ns = perf_counter_ns() - begun
+            queued = _Queued(self, inputs, batch.pictures, len(batch.rows), prepare_ns)
             self._queue.append(queued)
             return queued
         graphs = self._graphs
-        bucket = graphs.bucket(batch) if graphs is not None else 0
+        # a chunk of one token may be an image's
+        bucket = graphs.bucket(batch) if graphs is not None and not batch.pictures.places else 0
         if bucket:
             assert graphs is not None
             graphs.fill(batch, bucket)
@@ -138,9 +153,10 @@ class Runner:
         before = self._mark()
         if bucket:
             assert graphs is not None
+            self._embeddings.see(batch.pictures)
             tokens = graphs.replay(bucket)[: len(batch.rows)]
         else:
-            tokens = self._forward(inputs, len(batch.rows))
+            tokens = self._forward(inputs, batch.pictures, len(batch.rows))
         after = self._mark()
         pinned = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
         tokens = pinned.copy_(tokens, non_blocking=True)  # to other memory it blocks the host
@@ -148,8 +164,11 @@ class Runner:
         launched = perf_counter_ns()
         return _Launched(tokens, bucket, prepared - begun, launched - prepared, before, after, home)
 
-    def _forward(self, inputs: Inputs, samples: int) -> torch.Tensor:
+    def _forward(self, inputs: Inputs, pictures: Pictures, samples: int) -> torch.Tensor:
         """[samples] tokens."""
+        inputs.seen = self._embeddings.see(pictures)
+        if not len(inputs.tokens):
+            return torch.empty(0, dtype=torch.int64)
         logits = self._model.forward(inputs, self._kv)
         if not samples:
             return torch.empty(0, dtype=torch.int64)
@@ -160,7 +179,7 @@ class Runner:
         while self._queue:
             queued = self._queue.popleft()
             begun = perf_counter_ns()
-            tokens = self._forward(queued.inputs, queued.samples)
+            tokens = self._forward(queued.inputs, queued.pictures, queued.samples)
             computed = perf_counter_ns()
             listed = tokens.tolist()
             fetched_ps = (perf_counter_ns() - computed) * PS_PER_NS
@@ -189,7 +208,10 @@ class Runner:
             )
             inputs = inputs_of(batch, self._device)
             for _ in range(2):
-                self._forward(inputs, 1).tolist()
+                self._forward(inputs, batch.pictures, 1).tolist()
+        if self._sees:
+            self._embeddings.see(Pictures(encode=(Picture(-1, 0, WARM_UP_IMAGE_TOKENS),)))
+            self._embeddings.see(Pictures(drop=(-1,)))
 
     def _mark(self) -> torch.cuda.Event:
         """A point in the device's queue."""
@@ -226,6 +248,15 @@ class Runner:
         copy = self._swap.keep if out else self._swap.restore
         copy(moves)
 
+    def read_embedding(self, identifier: int) -> torch.Tensor:
+        """The embedding of an image that a finished step encoded."""
+        return self._embeddings.read(identifier)
+
+    def write_embedding(self, identifier: int, content: torch.Tensor) -> None:
+        """Keep an embedding for the steps launched from here on."""
+        self.compute()
+        self._embeddings.write(identifier, content)
+
     def close(self) -> None:
         """Nothing to do."""
 
@@ -240,6 +271,7 @@ class _Queued:
 
     runner: Runner
     inputs: Inputs
+    pictures: Pictures
     samples: int
     prepare_ns: int
     done: Done | None = None

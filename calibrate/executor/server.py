@@ -19,6 +19,7 @@ from ...sim.state.sequence import Sequence
 from ...sim.state.ties import REPLICA
 from .batch import Row, batch_of, rows_of
 from .clock import PS_PER_NS, Clock
+from .pictures import Sight
 from .runner import Done, StepRunner, Ticket
 from .texts import Texts
 
@@ -55,6 +56,7 @@ class Server:
 
     Attributes:
         answers: request id -> position -> the token that the model sampled for it.
+        sight: which embeddings its device holds.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Server:
     ) -> None:
         self.number, self.replica, self.runner = number, replica, runner
         self._clock, self._cost, self._texts = clock, cost, texts
+        self.sight = Sight(replica.encoder, texts)
         self._on_end, self._on_admit, self._on_begin = on_end, on_admit, on_begin
         self._depth = 2 if replica.limits.async_scheduling else 1
         self._flights: deque[Flight] = deque()
@@ -196,6 +199,7 @@ class Server:
             schedule_ps = (perf_counter_ns() - begun) * PS_PER_NS
             if plan.admissions:
                 self._on_admit(plan)
+            self.sight.planned(plan)
             if not plan.tokens:
                 if not flights and len(replica.running) < running:
                     continue  # all gave way: what they held may serve those in line
@@ -231,7 +235,8 @@ class Server:
         if plan.copying_ps:
             duration, doubt = duration + plan.copying_ps, delayed(doubt, plan.copying_ps)
         rows = rows_of(plan)
-        ticket = self.runner.launch(batch_of(rows, self._texts, self.replica.limits.block_size))
+        size, pictures = self.replica.limits.block_size, self.sight.of(rows)
+        ticket = self.runner.launch(batch_of(rows, self._texts, size, pictures))
         self._flights.append(
             Flight(plan, start, start + duration, schedule_ps, rows, ticket, doubt)
         )

@@ -42,38 +42,47 @@ class Texts:
     Args:
         vocab: token ids of the model.
         contents: what names the texts: the same names, the same tokens, whatever the timing.
+        sees: the model has a vision tower.
     """
 
-    def __init__(self, vocab: int, contents: Contents) -> None:
-        self._vocab, self._contents = vocab, contents
+    def __init__(self, vocab: int, contents: Contents, *, sees: bool = False) -> None:
+        self._vocab, self._contents, self._sees = vocab, contents, sees
         self._known: dict[Sequence, NDArray[np.int64]] = {}
 
     def of(self, seq: Sequence) -> NDArray[np.int64]:
         """Prompt and answer of *seq*: [last_token].
 
+        The tokens of images are in it as well, and nobody looks at them.
+
         Raises:
-            InputError: it has images or an adapter.
+            InputError: it has an adapter, or images that the model cannot see.
         """
         known = self._known.get(seq)
         if known is None:
             request = seq.request
-            if request.items or request.lora:
-                what = "images" if request.items else f"the adapter {request.lora}"
+            if request.lora:
                 raise InputError(
-                    f"request {request.id} has {what}; the executor computes plain text only",
+                    f"request {request.id} has the adapter {request.lora}; the executor has none",
                     where="workload",
+                )
+            if request.items and not self._sees:
+                raise InputError(
+                    f"request {request.id} has images, and the model no vision tower; "
+                    "none is read from given weights",
+                    where="workload",
+                    help="a model with one, and its weights drawn: leave --weights out",
                 )
             answer = seq.last_token - seq.prompt_tokens
             parts = [(content, at, tokens) for content, at, tokens, _ in request.prompt]
             parts.append((request.output_content, 0, answer))
             known = np.concatenate(
-                [token_ids(self._text(one), at, count, self._vocab) for one, at, count in parts]
+                [token_ids(self.name(one), at, count, self._vocab) for one, at, count in parts]
             )
             self._known[seq] = known
         return known
 
-    def _text(self, content: int) -> int:
-        """64 bits of what names the text."""
+    def name(self, content: int) -> int:
+        """64 bits of what names the text, or the image."""
         name = repr(self._contents.key(content)).encode()
         return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
 

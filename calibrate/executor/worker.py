@@ -16,6 +16,7 @@ from .batch import Batch
 from .kv import KVCache
 from .model import Model
 from .runner import Done, Runner
+from .tower import Tower
 
 STOP_S = 5.0
 
@@ -24,18 +25,29 @@ class WorkerRunner:
     """Steps of one replica, computed by another process; the host goes on meanwhile.
 
     The host reads KV itself: no step in flight writes the blocks that move. The process writes it,
-    since a step in flight may still read what was in its blocks.
+    since a step in flight may still read what was in its blocks. What an encoder computed comes
+    back with its step.
 
     Args:
         warm_up: tokens of the longest chunk before the first step.
+        tower: for images; None: they are an error.
     """
 
-    def __init__(self, model: Model, kv: KVCache, device: torch.device, *, warm_up: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        kv: KVCache,
+        device: torch.device,
+        *,
+        warm_up: int,
+        tower: Tower | None = None,
+    ) -> None:
         self._kv = kv
+        self._outputs: dict[int, torch.Tensor] = {}
         context = processes.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process = context.Process(
-            target=_work, args=(other, model, kv, device, warm_up), daemon=True
+            target=_work, args=(other, model, kv, device, warm_up, tower), daemon=True
         )
         self._process.start()
         other.close()
@@ -57,6 +69,8 @@ class WorkerRunner:
 
     def launch(self, batch: Batch) -> _Awaited:
         """Send a step; it is computed after all that were sent before."""
+        for identifier in batch.pictures.drop:
+            self._outputs.pop(identifier, None)
         self._connection.send(batch)
         ticket = _Awaited(self)
         self._awaited.append(ticket)
@@ -65,8 +79,9 @@ class WorkerRunner:
     def take(self, ticket: _Awaited) -> Done:
         """The outcome of *ticket*, which must be the oldest."""
         assert self._awaited.popleft() is ticket
-        done = self._receive()
+        done, outputs = self._receive()
         assert isinstance(done, Done)
+        self._outputs.update(outputs)
         return done
 
     def read_blocks(self, blocks: list[int]) -> torch.Tensor:
@@ -88,6 +103,14 @@ class WorkerRunner:
     def swap_blocks(self, *, out: bool, moves: list[tuple[int, int]]) -> None:
         """Processes of their own run on a real clock, and swapping on a virtual one."""
         raise InfersimError("replicas in processes of their own swap nothing to host memory")
+
+    def read_embedding(self, identifier: int) -> torch.Tensor:
+        """What a finished step of an encoder computed."""
+        return self._outputs[identifier]
+
+    def write_embedding(self, identifier: int, content: torch.Tensor) -> None:
+        """Send an embedding."""
+        self._connection.send(_Came(identifier, content))
 
     def close(self) -> None:
         """End the process."""
@@ -114,6 +137,13 @@ class _Moved(NamedTuple):
     content: torch.Tensor
 
 
+class _Came(NamedTuple):
+    """An embedding from an encoder."""
+
+    identifier: int
+    content: torch.Tensor
+
+
 class _Awaited:
     """A step that was sent."""
 
@@ -126,14 +156,24 @@ class _Awaited:
 
 
 def _work(
-    connection: Connection, model: Model, kv: KVCache, device: torch.device, warm_up: int
+    connection: Connection,
+    model: Model,
+    kv: KVCache,
+    device: torch.device,
+    warm_up: int,
+    tower: Tower | None,
 ) -> None:
     """In the process: compute steps in order, until told to end."""
-    runner = Runner(model, kv, device, graphs=0)
+    runner = Runner(model, kv, device, graphs=0, tower=tower)
     runner.warm_up(warm_up)
     connection.send("ready")
     while (work := connection.recv()) is not None:
         if isinstance(work, _Moved):
             kv.write(*work)
+        elif isinstance(work, _Came):
+            runner.write_embedding(*work)
         else:
-            connection.send(runner.launch(work).wait())
+            done = runner.launch(work).wait()
+            encoded = () if len(work.tokens) else work.pictures.encode
+            outputs = {one.identifier: runner.read_embedding(one.identifier) for one in encoded}
+            connection.send((done, outputs))

@@ -23,7 +23,9 @@ from infersim.calibrate.executor import (  # noqa: E402
     runner,
     texts,
     tier,
+    tower,
     weights,
+    worker,
 )
 from infersim.policies.types import ReplicaId  # noqa: E402
 from infersim.scenarios import build, grid, load  # noqa: E402
@@ -44,6 +46,14 @@ vocab: 257
 max_pos: 4096
 qk_norm: true
 """
+SEEING = (
+    MODEL
+    + """\
+vision:
+  {layers: 4, hidden: 32, heads: 2, ffn: 48, gated: true, patch: 2, window: 4, full_layers: 2,
+   mergers: 3}
+"""
+)
 MOE = MODEL.replace("ffn: 96", "experts: 4\ntop_k: 2\nmoe_ffn: 48") + "tie_embed: true\n"
 CPU = torch.device("cpu")
 
@@ -81,6 +91,12 @@ class Nothing:
     def swap_blocks(self, *, out: bool, moves: Any) -> None:
         pass
 
+    def read_embedding(self, identifier: int) -> Any:
+        return torch.zeros(0)
+
+    def write_embedding(self, identifier: int, content: Any) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -96,6 +112,7 @@ class Both:
     def __init__(self, folder: Path, text: str, *settings: str) -> None:
         (folder / "mini.yaml").write_text(MODEL)
         (folder / "moe.yaml").write_text(MOE)
+        (folder / "seeing.yaml").write_text(SEEING)
         path = folder / "scenario.yaml"
         path.write_text(text)
         self.source = load.read(str(path), settings)
@@ -115,6 +132,7 @@ class Both:
         compute: bool = False,
         triton: bool = False,
         wall: bool = False,
+        apart: bool = False,
     ) -> tuple[host.Executed, dict[str, np.ndarray[Any, Any]]]:
         made, log = self.assembly(), StepLog(measured=True)
         spec = made.pools[0].model
@@ -131,16 +149,30 @@ class Both:
 
                     back = TritonOps()
                 source = weights.Random(7, torch.float32, CPU)
-                shared["model"] = model.Model(spec, back, source, limits.max_model_len, CPU)
+                longest = max(pool.limits.max_model_len for pool in made.config.pools)
+                shared["model"] = model.Model(spec, back, source, longest, CPU)
+                if spec.vision is not None:
+                    shared["tower"] = tower.Tower(spec, source, torch.float32, CPU)
             cache = kv.KVCache(
                 spec, limits.kv_blocks, limits.block_size, dtype=torch.float32, device=CPU
             )
+            if apart:
+                tall = shared.get("tower")
+                return worker.WorkerRunner(shared["model"], cache, CPU, warm_up=4, tower=tall)
             slots = pool.offload.blocks if pool.offload is not None else 1
             store = tier.TierStore(cache, slots, CPU)
             room = None
             if pool.swap is not None:
                 room = tier.TierStore(cache, pool.swap.blocks, CPU)
-            return runner.Runner(shared["model"], cache, CPU, graphs=0, tier=store, swap=room)
+            return runner.Runner(
+                shared["model"],
+                cache,
+                CPU,
+                graphs=0,
+                tier=store,
+                swap=room,
+                tower=shared.get("tower"),
+            )
 
         time = clock.WallClock() if wall else clock.VirtualClock()
         seer, seen = oracle_pool(made.config), None
@@ -153,7 +185,7 @@ class Both:
             made.workload,
             made.limits,
             time,
-            texts=lambda: texts.Texts(spec.vocab, made.contents),
+            texts=lambda: texts.Texts(spec.vocab, made.contents, sees=spec.vision is not None),
             make_runner=device,
             log=log,
             seen=seen,

@@ -61,6 +61,37 @@ cluster:
     - {{name: p, role: prefill, {POOL}, replicas: 2}}
     - {{name: d, role: decode, {POOL}, replicas: 2}}""",
 )
+IMAGES = OPEN.replace("mini.yaml", "seeing.yaml").replace(
+    "  system:",
+    """\
+  images:
+    count: 9
+    zipf: 0.8
+    tokens: {kind: uniform, low: 5, high: 22}
+    per_request: {kind: choice, values: [0, 1, 2], weights: [0.2, 0.4, 0.4]}
+  system:""",
+)
+SEEING_POOL = f"{POOL.replace('mini.yaml', 'seeing.yaml')}, replicas: 2"
+ENCODE = "gpu: h100-sxm, model: seeing.yaml, replicas: 2"
+
+
+def _with_encoders(*roles: str) -> str:
+    pools = "".join(f"\n    - {{name: {r}, role: {r}, {SEEING_POOL}}}" for r in roles)
+    return IMAGES.replace(
+        f"cluster: {{{SEEING_POOL.removesuffix(', replicas: 2')}, engine: {{}}}}",
+        f"""\
+links:
+  kv: {{latency_us: 50, gbytes_per_s: 0.05}}
+  embeddings: {{latency_us: 50, gbytes_per_s: 0.05}}
+cluster:
+  pools:
+    - {{name: e, role: encode, {ENCODE}, engine: {{encoder_budget: 24, encoder_cache_size: 70}}}}\
+{pools}""",
+    )
+
+
+ENCODERS = _with_encoders("both")
+ENCODERS_SPLIT = _with_encoders("prefill", "decode")
 SMALL_STEPS = "cluster.engine={max_num_seqs: 5, max_num_batched_tokens: 64, max_model_len: 100}"
 PLAIN = ("cluster.engine={enable_prefix_caching: false, async_scheduling: false}",)
 
@@ -217,9 +248,15 @@ def _cases() -> Iterator[tuple[str, Case]]:
         for engine in ("vllm-v1", "sglang"):
             settings = (f"cluster.engine={engine}", "cluster.replicas=3", _set("routing", name))
             yield f"routing {name}, {engine}", Case(CHAT, settings, ("hit_tokens",))
+    yield from _with_images()
     for name, cls in FAMILIES["disaggregation"]:
         if getattr(cls, "encodes", False):
-            continue  # images are not the executor's
+            happens = ("hit_tokens", "encoded_tokens", "embedding_link_bytes")
+            choice = _set("disaggregation", name)
+            yield f"disaggregation {name}", Case(ENCODERS, (choice,), happens)
+            happens = (*happens, "remote_tokens")
+            yield f"disaggregation {name}, split", Case(ENCODERS_SPLIT, (choice,), happens)
+            continue
         text = CHAT if name == "colocated" else SPLIT
         happens = ("hit_tokens",) if name == "colocated" else ("hit_tokens", "remote_tokens")
         yield f"disaggregation {name}", Case(text, (_set("disaggregation", name),), happens)
@@ -250,6 +287,20 @@ def _cases() -> Iterator[tuple[str, Case]]:
         yield f"{engine}, all odd", Case(CHAT, settings, ("evicted_blocks",), few)
 
 
+def _with_images() -> Iterator[tuple[str, Case]]:
+    """Images encoded with their prompts, and what may go wrong on the way from encoders."""
+    for name in PRESETS:
+        yield f"images, preset {name}", Case(IMAGES, (f"cluster.engine={{preset: {name}}}",))
+    for name, _ in FAMILIES["scheduling"]:
+        order = ("policies.order=shortest-job-first",) if name == "preemptive" else ()
+        settings = (SMALL_STEPS, *order, _set("scheduling", name))
+        yield f"images, scheduling {name}", Case(IMAGES, settings)
+    failing = ("links.embeddings.failure=0.5", "links.embeddings.retries=1")
+    small = "cluster.pools.1.engine={max_num_batched_tokens: 16, encoder_cache_size: 44}"
+    happens = ("failed_embeddings", "embedding_link_bytes", "prefill_context_tokens")
+    yield "disaggregation, failing embeddings", Case(ENCODERS, (small, *failing), happens)
+
+
 CASES = dict(_cases())
 
 
@@ -257,7 +308,7 @@ CASES = dict(_cases())
 def said(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> dict[str, Any]:
     """What the model says with no cache and enough of everything."""
     found = {}
-    for text in (OPEN, CHAT):
+    for text in (OPEN, CHAT, IMAGES):
         settings = (*PLAIN, "cluster.kv_blocks=500")
         both = tools.Both(tmp_path_factory.mktemp("plain"), text, *settings)
         played, steps = both.executed(compute=True)
@@ -265,6 +316,7 @@ def said(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> dict[str, Any]
         assert not steps["preempted"].any()
         found[text] = tools.answers(played)
     found[SPLIT] = found[CHAT]
+    found[ENCODERS] = found[ENCODERS_SPLIT] = found[IMAGES]
     assert len({token for answer in found[OPEN].values() for token in answer}) > 20
     return found
 

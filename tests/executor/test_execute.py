@@ -12,8 +12,13 @@ import pandas as pd
 import pytest
 
 from infersim.calibrate import execute
+from infersim.calibrate.executor import texts
 from infersim.cli.main import run
-from infersim.scenarios import grid, load
+from infersim.policies.errors import InputError
+from infersim.policies.types import MultiModalItem, Request
+from infersim.scenarios import build, grid, load
+from infersim.sim.state.content import Chains, Contents
+from infersim.sim.state.sequence import Sequence
 
 TEXT = """\
 name: mini
@@ -32,6 +37,23 @@ workload:
   output_tokens: {kind: uniform, low: 1, high: 8}
 """
 
+
+SEEING = """\
+name: seeing
+seed: 3
+links: {embeddings: {latency_us: 10, gbytes_per_s: 1}}
+cluster:
+  pools:
+    - {name: e, role: encode, gpu: cpu, model: tiny-vl}
+    - {name: s, gpu: cpu, model: tiny-vl, kv_blocks: 101, engine: {max_model_len: 400}}
+workload:
+  kind: open-loop
+  requests: 6
+  arrivals: 100
+  images: {count: 4, tokens: {kind: uniform, low: 9, high: 40}, per_request: 2}
+  prompt_tokens: {kind: uniform, low: 5, high: 30}
+  output_tokens: {kind: uniform, low: 1, high: 6}
+"""
 
 SWAPPING = "{preset: vllm-v0, preemption_mode: swap}"
 
@@ -62,6 +84,30 @@ def test_a_virtual_run_is_the_simulated_one(capsys: pytest.CaptureFixture[str]) 
         "report.html",
         "timing.json",
     }
+
+
+def test_images_of_a_virtual_run_are_the_simulated_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("seeing.yaml").write_text(SEEING)
+    assert run(["execute", "seeing.yaml", "--json", "--quiet"]) == 0
+    executed = json.loads(capsys.readouterr().out)
+    assert run(["run", "seeing.yaml", "--json", "--quiet"]) == 0
+    assert executed["cells"] == json.loads(capsys.readouterr().out)["cells"]
+
+
+def test_images_need_a_tower_with_drawn_weights() -> None:
+    pytest.importorskip("torch")
+    Path("seeing.yaml").write_text(SEEING)
+    source = load.read("seeing.yaml")
+    (cell,) = grid.cells(source)[1]
+    pools = build.assemble(cell, source.folders).pools
+    assert execute.Devices(pools, 1, execute.Options()).sees
+    assert not execute.Devices(pools, 1, execute.Options(weights=Path())).sees
+    request = Request(7, 0, (), 1, 1, 0, items=(MultiModalItem(0, 0, 1),))
+    seq = Sequence(request, 1, Chains().chain(()), 100)
+    with pytest.raises(InputError, match="request 7 has images, and the model no vision tower"):
+        texts.Texts(10, Contents(), sees=False).of(seq)
 
 
 def test_a_real_clock_measures_what_happens(capsys: pytest.CaptureFixture[str]) -> None:

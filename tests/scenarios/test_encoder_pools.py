@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infersim.calibrate import execute
 from infersim.policies.errors import InputError
 from infersim.scenarios import build, grid, load
 from infersim.sim.cost.specs import VisionSpec
@@ -107,14 +106,6 @@ def test_deepstack_has_an_embedding_for_each_projection() -> None:
 def test_what_is_refused(changes: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises((InputError, ValueError), match=message):
         assembled(write(tmp_path, **changes))
-
-
-def test_the_executor_refuses_encoders(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    source = load.read(write(tmp_path))
-    (cell,) = grid.cells(source)[1]
-    with pytest.raises(InputError, match="plain text only, and pool e encodes images"):
-        execute.execute_cell(cell, source.folders, execute.Options())
 
 
 # ---- the shipped ones ---------------------------------------------------------------------------
