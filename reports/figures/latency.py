@@ -28,7 +28,14 @@ from .style import (
     short_tag,
 )
 
-PARTS = {"queue": PALETTE[1], "prefill": PALETTE[2], "transfer": PALETTE[4], "decode": PALETTE[0]}
+#: of a request's time, in order; `Window.split_s` has those that there are
+PARTS = {
+    "encode": PALETTE[3],
+    "queue": PALETTE[1],
+    "prefill": PALETTE[2],
+    "transfer": PALETTE[4],
+    "decode": PALETTE[0],
+}
 _LEAST_S = 1e-6  # a log axis has no zero
 
 
@@ -137,15 +144,15 @@ def _title(metric: str, curves: list[tuple[Line, Floats]], focus: int) -> str:
 def time_split(
     names: Sequence[str], summaries: Sequence[dict[str, Any]], focus: int
 ) -> Figure | None:
-    """Mean time in queue, transfer, prefill and decode; None when nothing finished."""
+    """Mean time on encoders, in queue, transfer, prefill and decode; None: nothing finished."""
     rows = [i for i, m in enumerate(summaries) if m["e2e_s"]["mean"] is not None]
     if not rows:
         return None
     found = [summaries[i]["time_split_s"] for i in rows]
     parts = [
-        Part(part, color, [split[part] for split in found])
+        Part(part, color, [split.get(part, 0.0) for split in found])
         for part, color in PARTS.items()
-        if any(split[part] for split in found)
+        if any(split.get(part) for split in found)
     ]
     data, frame = bars(
         [names[i] for i in rows],
@@ -156,7 +163,7 @@ def time_split(
     )
     split = summaries[focus if focus in rows else rows[0]]["time_split_s"]
     total = sum(split.values())
-    top = max(PARTS, key=lambda part: split[part])
+    top = max(split, key=lambda part: split[part])
     where = f" in {names[focus]}" if len(names) > 1 else ""
     title = f"{percent(split[top] / total)} of the mean request{where} is {top}"
     return Figure(title, title, data, frame, [Key(part.name, part.color) for part in parts])

@@ -83,7 +83,7 @@ def _request_axis(ids: list[str]) -> dict[str, Any]:
 
 def _title(window: Window, row: int, split: dict[str, float]) -> str:
     total = sum(split.values())
-    top = max(PARTS, key=lambda part: split[part])
+    top = max(split, key=lambda part: split[part])
     request = window.done("request_id")[row]
     return (
         f"The slowest request, r{request}, took {time(total)}: {percent(split[top] / total)} {top}"

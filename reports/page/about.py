@@ -20,6 +20,8 @@ DEFINITIONS = {
     "(the warm-up too), in bins 0.1 % wide. Long answers weigh more in it than in TPOT.",
     "E2E": "end-to-end latency: last token − arrival.",
     "queue": "first scheduling − arrival.",
+    "encode, in bars and tables": "arrival of the last embedding − arrival, where images go to "
+    "encoders; it is no part of the queue there.",
     "prefill, in bars and tables": "first token − first scheduling, without the KV transfer: it "
     "holds the waits between chunks and, in a prefill/decode split, for the decode side.",
     "hit rate": "prompt tokens found in the replica's own prefix cache / prompt tokens, over "
@@ -138,7 +140,10 @@ def _sample(page: Context) -> list[str]:
 def definitions(page: Context) -> Html:
     """What each metric means."""
     goals = any(cell.slo for cell in page.cells)
-    shown = {k: v for k, v in DEFINITIONS.items() if goals or k not in ("goodput", "SLO met")}
+    encodes = any("encode" in metrics["time_split_s"] for metrics in page.summaries)
+    hidden = set() if goals else {"goodput", "SLO met"}
+    hidden |= set() if encodes else {"encode, in bars and tables"}
+    shown = {name: meaning for name, meaning in DEFINITIONS.items() if name not in hidden}
     parts = [tag("div", tag("dt", name), tag("dd", meaning)) for name, meaning in shown.items()]
     return tag("dl", *parts, class_="definitions")
 

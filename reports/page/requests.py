@@ -14,8 +14,8 @@ from .context import Context
 from .html import Html, Td, join, table
 
 _SLOWEST = 20
-_HEADS = [
-    "request", "session / turn", "replica", "arrival", "queue", "prefill", "transfer", "decode",
+_HEADS = ["request", "session / turn", "replica", "arrival"]  #: then the parts of its time
+_LAST_HEADS = [
     "E2E", "TTFT", "prompt tokens", "hit", "output tokens", "pre-empted", "first miss in",
 ]  # fmt: skip
 
@@ -48,7 +48,7 @@ def _slowest(window: Window) -> Html:
         for i in range(len(rows))
     ]
     caption = f"the {len(rows)} slowest requests by end-to-end latency; times in s"
-    return table(_HEADS, lines, caption=caption)
+    return table([*_HEADS, *split, *_LAST_HEADS], lines, caption=caption)
 
 
 def _identity(columns: dict[str, NDArray[Any]], i: int) -> list[object]:

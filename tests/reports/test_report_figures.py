@@ -177,6 +177,22 @@ def test_an_empty_bin_repeats_the_sample_before(make_cell: Make) -> None:
     assert waiting["y"] == [6, 7, 7, 1]
 
 
+def test_encoding_is_drawn_where_there_is_some(make_cell: Make) -> None:
+    without, cell = make_cell(), make_cell()
+    encoding = {**cell.requests, "encode_ps": cell.requests["scheduled_ps"].clip(0) // 2}
+    encoding["encode_ps"] -= encoding["arrival_ps"] // 2
+    cells = [without, replace(cell, name="encoders", requests=encoding)]
+    summaries = [summarize(one) for one in cells]
+    split = figures.time_split(["without", "encoders"], summaries, 1)
+    assert split is not None
+    (bars,) = [trace for trace in split.data if trace["name"] == "encode"]
+    assert bars["x"][0] == 0 < bars["x"][1]
+    for one, drawn in zip(cells, (False, True), strict=True):
+        timelines = figures.timelines(one)
+        assert timelines is not None
+        assert ("encode" in {trace["name"] for trace in timelines.data}) == drawn
+
+
 def test_timelines_keep_the_slowest(make_cell: Make) -> None:
     cell = make_cell()
     figure = figures.timelines(cell)

@@ -159,6 +159,29 @@ def test_latencies(four: CellRecords) -> None:
     assert sum(split.values()) == near(e2e["mean"])
 
 
+def test_time_on_encoders_is_no_queueing(make_row: Row, make_totals: Totals) -> None:
+    """It has a part of its own where there is any, and is never longer than the wait."""
+    times = ("arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps")
+
+    def split(*encoded_s: float) -> dict[str, float]:
+        rows = [
+            make_row(
+                **{name: s(at) for name, at in zip(times, (1, 4, 5, 7), strict=True)},
+                output_tokens=3,
+                encode_ps=s(seconds),
+            )
+            for seconds in encoded_s
+        ]
+        found: dict[str, float] = summarize(cell_of(rows, make_totals()))["time_split_s"]
+        return found
+
+    without = {"queue": 3, "prefill": 1, "transfer": 0, "decode": 2}
+    assert split(0, 0) == without
+    assert split(2, 0) == {"encode": 1, **without, "queue": 2}
+    assert list(split(2, 0)) == ["encode", *without]
+    assert split(9) == {"encode": 3, **without, "queue": 0}
+
+
 def test_hits_and_misses(four: CellRecords) -> None:
     metrics = summarize(four)
     assert (metrics["hit_tokens"], metrics["prompt_tokens"]) == (310, 600)
