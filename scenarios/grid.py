@@ -83,9 +83,11 @@ def _cell(
     settings = [setting for value in choice for setting in value.settings]
     try:
         document = _without_compare(source.document)
+        taken: dict[KeyPath, str] = {}
         for key, value, where, key_where in settings:
             path = overrides.split_key(key)
             document = overrides.changed(document, path, value, where, key_where)
+            _only_here(overrides.place(document.data, path), taken, key, key_where)
         scenario = load.check(document, source.folders)
     except ScenarioError as error:
         errors.update({str(one): one for one in error.errors})
@@ -95,6 +97,15 @@ def _cell(
         return None
     params = {setting.key: setting.value for setting in settings}
     return Cell(" ".join(value.label for value in choice), params, scenario)
+
+
+def _only_here(path: KeyPath, taken: dict[KeyPath, str], key: str, where: str) -> None:
+    """Refuse a cell whose name would say a value that a later key of it replaces."""
+    for before, other in taken.items():
+        if before[: len(path)] == path:
+            message = f"{key} and {other} set the same thing in one cell"
+            raise InputError(message, where=where, help="compare one of them, or name the cells")
+    taken[path] = key
 
 
 def _without_compare(document: Document) -> Document:

@@ -73,7 +73,7 @@ def read(name: str, settings: Sequence[str] = (), seed: int | None = None) -> So
     for setting in settings:
         document = overrides.apply_setting(document, setting)
     if seed is not None:
-        document = overrides.changed(document, ("seed",), seed, f"--seed {seed}")
+        document = overrides.fixed(document, ("seed",), seed, f"--seed {seed}")
     return Source(document, folders_of(path))
 
 

@@ -98,6 +98,25 @@ def canonical(data: dict[str, Any], path: KeyPath) -> KeyPath:
     return path
 
 
+def place(data: dict[str, Any], path: KeyPath) -> KeyPath:
+    """*path* as `changed` would take it in *data*: one way to say it, elements by their number.
+
+    Raises:
+        InputError: it leads nowhere.
+    """
+    node: Any = data
+    done: list[str | int] = []
+    for key in canonical(data, path):
+        step = _element(node, key, tuple(done)) if isinstance(node, dict | list) else key
+        done.append(step)
+        node = node.get(step) if isinstance(node, dict) else _item(node, step)
+    return tuple(done)
+
+
+def _item(node: Any, step: str | int) -> Any:
+    return node[step] if isinstance(node, list) else None
+
+
 def _assign(data: dict[str, Any], path: KeyPath, value: Any) -> KeyPath:
     """Set the value and return the path with names of list elements as indices."""
     node: Any = data
@@ -145,7 +164,15 @@ def apply_setting(document: Document, setting: str) -> Document:
         InputError: the key leads nowhere, or into something that ``compare:`` replaces.
     """
     path, value = parse_setting(setting)
-    where = f"--set {setting}"
+    return fixed(document, path, value, f"--set {setting}")
+
+
+def fixed(document: Document, path: KeyPath, value: Any, where: str) -> Document:
+    """*document* with *value* at *path* in every cell.
+
+    Raises:
+        InputError: the path leads nowhere, or into something that ``compare:`` replaces.
+    """
     document = changed(document, path, value, where)
     compare = document.data.get("compare")
     if path[0] == "compare" or not isinstance(compare, dict):

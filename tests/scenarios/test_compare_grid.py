@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from infersim.scenarios import grid, load
+from infersim.scenarios.explain import ScenarioError
 
 HEAD = """\
 name: base
@@ -99,3 +102,24 @@ def test_a_cell_may_replace_the_cluster(tmp_path: Path) -> None:
         ["serve"],
         ["p", "d"],
     ]
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        "cluster.replicas: [1, 2], cells: {a: {cluster.replicas: 3}}",
+        "policies.eviction.name: [fifo, lru], policies.eviction: [lru, lfu]",
+        "cluster.replicas: [1, 2], 'cluster.pools.serve.replicas': [3]",
+        "cells: {a: {cluster.tp: 2, 'cluster.pools.0.tp': 1}}",
+    ],
+)
+def test_one_cell_cannot_have_two_values_of_a_key(tmp_path: Path, compare: str) -> None:
+    with pytest.raises(ScenarioError, match="set the same thing in one cell"):
+        cells(tmp_path, f"compare: {{{compare}}}\n")
+
+
+def test_a_parameter_may_be_compared_beside_its_policy(tmp_path: Path) -> None:
+    found = cells(
+        tmp_path, "compare: {policies.eviction: [lfu], policies.eviction.counting: [global]}\n"
+    )
+    assert [cell.name for cell in found] == ["eviction=lfu counting=global"]

@@ -92,6 +92,11 @@ def test_a_compared_key_is_fixed(tmp_path: Path) -> None:
     assert [(cell.name, cell.scenario.pools[0].replicas) for cell in cells] == [("flat", 4)]
 
 
+def test_a_compared_seed_is_fixed(tmp_path: Path) -> None:
+    _, cells = loaded(tmp_path, FLAT + "compare: {seed: [1, 2]}\n", seed=5)
+    assert [cell.scenario.seed for cell in cells] == [5]
+
+
 def test_an_axis_is_replaced(tmp_path: Path) -> None:
     _, cells = loaded(tmp_path, COMPARED, "compare.policies.eviction=[lfu]")
     assert [cell.name for cell in cells] == [
