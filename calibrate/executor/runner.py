@@ -18,6 +18,7 @@ from .graphs import Graphs
 from .kv import KVCache
 from .model import Inputs, Model
 from .pictures import Picture, Pictures
+from .staging import staged
 from .tier import TierStore
 from .tower import Tower
 
@@ -314,11 +315,10 @@ class _Launched(NamedTuple):
 
 def inputs_of(batch: Batch, device: torch.device) -> Inputs:
     """*batch* on the device."""
-    tables = torch.from_numpy(batch.tables).to(device, non_blocking=True)
-    lengths = torch.from_numpy(batch.lengths).to(device, non_blocking=True)
-    tokens, positions, slots, starts, rows = (
-        torch.from_numpy(array).to(device, non_blocking=True)
-        for array in (batch.tokens, batch.positions, batch.slots, batch.query_start, batch.rows)
+    arrays = (batch.tables, batch.lengths, batch.tokens, batch.positions, batch.slots)
+    tables, lengths, tokens, positions, slots, starts, rows = (
+        staged(array, device).to(device, non_blocking=True)
+        for array in (*arrays, batch.query_start, batch.rows)
     )
     d = batch.decodes
     return Inputs(
