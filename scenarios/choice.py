@@ -23,7 +23,7 @@ class Choice:
     Attributes:
         family: a key of `policies.registry.FAMILIES`.
         name: as registered, or ``path/to/file.py:ClassName``.
-        params: every parameter, defaults included.
+        params: every parameter, defaults included; one that is a policy is a choice itself.
         folder: what a path in *name* is relative to.
     """
 
@@ -46,11 +46,19 @@ class Choice:
 
     def build(self, **host: Any) -> Any:
         """A fresh policy object; *host* are the fields that are not a scenario's to set."""
-        return self.policy(**self.params, **host)
+        params = {
+            key: value.build() if isinstance(value, Choice) else value
+            for key, value in self.params.items()
+        }
+        return self.policy(**params, **host)
 
     def dump(self) -> Any:
         """As a scenario says it."""
-        return {"name": self.name, **self.params} if self.params else self.name
+        params = {
+            key: value.dump() if isinstance(value, Choice) else value
+            for key, value in self.params.items()
+        }
+        return {"name": self.name, **params} if params else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +84,37 @@ class Family:
         return {"anyOf": [text, mapping]}
 
     def _validate(self, value: Any, info: core_schema.ValidationInfo) -> Choice:
-        folders = (info.context or {}).get("folders", (Path(),))
-        if isinstance(value, Choice):
-            return value
-        if isinstance(value, str):
-            return choose(self.name, value, {}, folders)
-        if not isinstance(value, dict):
-            raise InputError(
-                f"found {json.dumps(value)[:60]}, which names no {self.name} policy",
-                help="either a name, or a mapping with the key name and the policy's parameters",
-            )
-        params = dict(value)
-        keys = [key for key in ("name", "policy") if key in params]
-        if len(keys) != 1 or not isinstance(params[keys[0]], str):
-            raise InputError(
-                f"a {self.name} policy in long form has one key name: with the policy's name",
-                help="or policy: path/to/file.py:ClassName",
-            )
-        try:
-            return choose(self.name, params.pop(keys[0]), params, folders)
-        except PartError:
-            raise
-        except InputError as error:
-            raise PartError(error, keys[0]) from None
+        return given(self.name, value, (info.context or {}).get("folders", (Path(),)))
+
+
+def given(family: str, value: Any, folders: Sequence[Path]) -> Choice:
+    """The policy that *value* of a scenario names, in short or in long form.
+
+    Raises:
+        InputError, PartError: as `choose`, or *value* names none.
+    """
+    if isinstance(value, Choice):
+        return value
+    if isinstance(value, str):
+        return choose(family, value, {}, folders)
+    if not isinstance(value, dict):
+        raise InputError(
+            f"found {json.dumps(value)[:60]}, which names no {family} policy",
+            help="either a name, or a mapping with the key name and the policy's parameters",
+        )
+    params = dict(value)
+    keys = [key for key in ("name", "policy") if key in params]
+    if len(keys) != 1 or not isinstance(params[keys[0]], str):
+        raise InputError(
+            f"a {family} policy in long form has one key name: with the policy's name",
+            help="or policy: path/to/file.py:ClassName",
+        )
+    try:
+        return choose(family, params.pop(keys[0]), params, folders)
+    except PartError:
+        raise
+    except InputError as error:
+        raise PartError(error, keys[0]) from None
 
 
 def choose(family: str, name: str, params: dict[str, Any], folders: Sequence[Path]) -> Choice:
@@ -118,7 +134,12 @@ def choose(family: str, name: str, params: dict[str, Any], folders: Sequence[Pat
     values: dict[str, Any] = {}
     for key, one in known.items():
         if key in params:
-            values[key] = _checked(key, hints[key], params[key])
+            family_within = one.metadata.get("family")
+            values[key] = (
+                _checked(key, hints[key], params[key])
+                if family_within is None
+                else _within(family_within, key, params[key], folders)
+            )
         elif one.default is not MISSING:
             values[key] = one.default
         elif one.default_factory is MISSING:
@@ -131,6 +152,16 @@ def choose(family: str, name: str, params: dict[str, Any], folders: Sequence[Pat
     except Exception as error:
         raise InputError(f"{name} refuses its parameters: {error}") from None
     return choice
+
+
+def _within(family: str, key: str, value: Any, folders: Sequence[Path]) -> Choice | None:
+    """A policy that is a parameter of another one; null: none."""
+    try:
+        return None if value is None else given(family, value, folders)
+    except PartError as error:
+        raise PartError(error.error, key, *error.path, on_key=error.on_key) from None
+    except InputError as error:
+        raise PartError(error, key) from None
 
 
 def parameters(policy: type[Any]) -> dict[str, Field[Any]]:

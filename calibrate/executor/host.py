@@ -123,7 +123,8 @@ def check(config: ClusterConfig, *, virtual: bool) -> None:
         InputError: data-parallel ranks, speculation; on a real clock KV that travels during a
             prefill, and swapping.
     """
-    overlap = getattr(config.disaggregation, "overlap", "none")
+    placement = getattr(config.disaggregation, "prompts", None) or config.disaggregation
+    overlap = getattr(placement, "overlap", "none")
     if overlap != "none" and not virtual:
         raise InputError(
             "on a real clock the executor moves KV when a prefill is done, not during it as "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from ..errors import InputError
 from ..registry import disaggregation
-from ..types import Promise, ReplicaId, Request
-from .base import Placement, Pools, Split, Travel
+from ..types import Picoseconds, Promise, ReplicaId, Request
+from .base import Disaggregation, Placement, Pools, Split, Switch, Travel
 
 
 @disaggregation("encoder-split")
@@ -19,8 +19,8 @@ class EncoderSplit(Split):
 
     Flow: vLLM's disaggregated encoder, whose proxy asks the encoders first, one request an image,
     and sends the prompt on when all have answered. That the images of one request are spread over
-    encoders is EPD's intra-request parallelism (Singh et al. 2025). Prompts are served where pools
-    have role both, else as static-split serves them.
+    encoders is EPD's intra-request parallelism (Singh et al. 2025). Another policy may place the
+    prompts; without one they are served where pools have role both, else as static-split does.
 
     Attributes:
         spread: the images of a request go to different encoders, as far as there are enough; false:
@@ -29,11 +29,13 @@ class EncoderSplit(Split):
             where its prompt is computed.
         max_encode_waiting: while so many images wait on the chosen encoder, the image is encoded
             where the prompt is computed; 0: however many wait.
+        prompts: where prompts and answers are served. It may change roles, and says how KV travels.
     """
 
     spread: bool = True
     max_local_tokens: int = 0
     max_encode_waiting: int = 0
+    prompts: Disaggregation | None = field(default=None, metadata={"family": "disaggregation"})
 
     promise: ClassVar[Promise] = Promise()
     encodes: ClassVar[bool] = True
@@ -46,6 +48,22 @@ class EncoderSplit(Split):
                 "max_local_tokens and max_encode_waiting must not be negative, "
                 f"found {self.max_local_tokens} and {self.max_encode_waiting}"
             )
+        if self.prompts is None:
+            return
+        if getattr(self.prompts, "encodes", False):
+            raise InputError("prompts: encoder-split places images again, and they have a place")
+        if self.travel != Travel():
+            raise InputError(
+                "with prompts: its policy says how KV travels",
+                help="move transfer, overlap and in_flight into prompts",
+            )
+
+    @property
+    def rebalance(self) -> Callable[[Picoseconds, Pools], Switch | None]:
+        """That of `prompts`; where it has none there is none here either (AttributeError)."""
+        prompts: Any = self.prompts
+        found: Callable[[Picoseconds, Pools], Switch | None] = prompts.rebalance
+        return found
 
     def place(
         self,
@@ -58,7 +76,7 @@ class EncoderSplit(Split):
             raise InputError(
                 "encoder-split needs a pool with role: encode", where="policies.disaggregation"
             )
-        prompt = self._prompt(pools, route)
+        prompt = self._prompt(request, pools, route)
         if not request.items:
             return prompt
         held = pools.prefix_hit_tokens(prompt.prefill, request)
@@ -68,7 +86,14 @@ class EncoderSplit(Split):
             return prompt
         return prompt._replace(encode=self._encoders(new, pools, route))
 
-    def _prompt(self, pools: Pools, route: Callable[[Sequence[ReplicaId]], ReplicaId]) -> Placement:
+    def _prompt(
+        self,
+        request: Request,
+        pools: Pools,
+        route: Callable[[Sequence[ReplicaId]], ReplicaId],
+    ) -> Placement:
+        if self.prompts is not None:
+            return self.prompts.place(request, pools, route)
         if not pools.mixed:
             return self.pair(pools, route, "encoder-split")
         if pools.prefill or pools.decode:

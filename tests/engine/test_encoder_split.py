@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from infersim.policies.disaggregation.conditional import Conditional
 from infersim.policies.disaggregation.encoder import EncoderSplit
 from infersim.policies.disaggregation.static import Colocated, StaticSplit
+from infersim.policies.disaggregation.switching import RoleSwitching
 from infersim.policies.errors import InputError
 from infersim.policies.types import MultiModalItem, Segment
 from infersim.sim.cost.base import StepShape
@@ -141,6 +143,27 @@ def test_prefill_and_decode_may_be_split_as_well(lab: Any) -> None:
         assert rows["prefill_replica"].tolist() == [0]
         assert rows["replica"].tolist() == [1]
         assert rows["scheduled_ps"].tolist() == rows["encode_ps"].tolist()
+
+
+def test_short_prompts_may_stay_where_they_decode(lab: Any) -> None:
+    """Their embeddings go there; those of long prompts go to the prefill replica."""
+    calls = [(0, call(0, (5, 100))), (10**12, call(1, (6, 300)))]
+    policy = EncoderSplit(prompts=Conditional(max_local_tokens=200))
+    rows = run(lab, calls, policy=policy, decoders=1).requests
+    assert rows["prefill_replica"].tolist() == [1, 0]
+    assert rows["replica"].tolist() == [1, 1]
+    assert (rows["transfer_bytes"] > 0).tolist() == [False, True]
+    assert rows["embedding_bytes"].tolist() == [100 * EMBEDDING, 300 * EMBEDDING]
+
+
+def test_with_prompts_placed_as_by_default_nothing_changes(lab: Any) -> None:
+    calls = [(i * 10**6, call(i, (i % 7, 100 + i % 5))) for i in range(40)]
+    for decoders, prompts in ((0, Colocated()), (2, StaticSplit())):
+        own, other = (
+            run(lab, calls, policy=EncoderSplit(prompts=one), decoders=decoders, encoders=2)
+            for one in (None, prompts)
+        )
+        assert lab.differing(own, other) == []
 
 
 def test_text_never_meets_an_encoder(lab: Any) -> None:
@@ -344,7 +367,22 @@ def random_encoding(lab: Any, rng: Random) -> tuple[Any, Any, int, LinkConfig, E
         encoder_budget=rng.choice((1, 6, 100)),
         encoder_cache_size=rng.choice((0, 8, 20)),
     )
-    return case, lambda: EncoderSplit(**params), rng.choice((1, 2, 3)), link, limits
+    encoders = rng.choice((1, 2, 3))
+    prompts = rng.choice((None, conditional, switching)) if case.decoders else None
+    if prompts is None:
+        return case, lambda: EncoderSplit(**params), encoders, link, limits
+    if prompts is switching:
+        case.replicas = case.decoders = 2
+    travel = {key: params.pop(key) for key in way}
+    return case, lambda: EncoderSplit(**params, prompts=prompts(**travel)), encoders, link, limits
+
+
+def conditional(**travel: Any) -> Conditional:
+    return Conditional(**travel, max_local_tokens=16)
+
+
+def switching(**travel: Any) -> RoleSwitching:
+    return RoleSwitching(**travel, prefill_queue=0.5, decode_queue=0.5, pause_s=0)
 
 
 def play(made: tuple[Any, Any, int, LinkConfig, EngineLimits], *, leap: bool = True) -> Outcome:
@@ -390,6 +428,7 @@ def test_bytes_of_requests_are_bytes_of_the_link(lab: Any, rng: Random) -> None:
 
 def test_the_cases_reach_what_they_should(lab: Any) -> None:
     seen = {"sent": 0, "stayed": 0, "failed": 0, "hit": 0, "split": 0, "waited": 0}
+    seen |= {"conditional": 0, "both ways": 0, "switched": 0}
     for seed in range(60):
         made = random_encoding(lab, Random(seed))
         outcome = play(made)
@@ -399,6 +438,12 @@ def test_the_cases_reach_what_they_should(lab: Any) -> None:
         seen["failed"] += outcome.totals.get("failed_embeddings", 0)
         seen["hit"] += outcome.totals["encoder_hit_tokens"]
         seen["split"] += int(sent.sum()) * bool(made[0].decoders)
+        rows = outcome.requests
+        if isinstance(made[1]().prompts, Conditional):
+            local = rows["prefill_replica"] == rows["replica"]
+            seen["conditional"] += int((sent & local).sum())
+            seen["both ways"] += int((sent & ~local).sum())
+        seen["switched"] += outcome.totals.get("role_switches", 0)
         seen["waited"] += int(sent.sum()) * (0 < made[0].limits.encoder_cache_size < 10)
     assert all(count > 20 for count in seen.values()), seen
 
@@ -413,6 +458,10 @@ def test_what_is_refused(lab: Any) -> None:
         run(lab, [(0, call(0, (1, 9)))], policy=EncoderSplit(transfer="push"))
     with pytest.raises(InputError, match="encoder-split needs a pool with role: encode"):
         run(lab, [(0, call(0, (1, 9)))], encoders=0)
+    with pytest.raises(InputError, match="places images again"):
+        EncoderSplit(prompts=EncoderSplit())
+    with pytest.raises(InputError, match="its policy says how KV travels"):
+        EncoderSplit(prompts=StaticSplit(), transfer="push")
     case = lab.Case(LIMITS, [(0, call(0, (1, 9)))], cost=COST)
     config = replace(config_of(case, EncoderSplit(), 1), embedding_link=None)
     with pytest.raises(InputError, match="encoders need a link for embeddings"):

@@ -249,11 +249,18 @@ def _cases() -> Iterator[tuple[str, Case]]:
             settings = (f"cluster.engine={engine}", "cluster.replicas=3", _set("routing", name))
             yield f"routing {name}, {engine}", Case(CHAT, settings, ("hit_tokens",))
     yield from _with_images()
-    for name, cls in FAMILIES["disaggregation"]:
+    family = "disaggregation"
+    for name, cls in FAMILIES[family]:
         if getattr(cls, "encodes", False):
             happens = ("hit_tokens", "encoded_tokens", "embedding_link_bytes")
             choice = _set("disaggregation", name)
             yield f"disaggregation {name}", Case(ENCODERS, (choice,), happens)
+            for other, _ in FAMILIES["disaggregation"]:
+                if other != name:
+                    text = ENCODERS if other == "colocated" else ENCODERS_SPLIT
+                    within = f"{{name: {other}, {PARAMETERS.get((family, other), '')}}}"
+                    settings = (f"policies.{family}={{name: {name}, prompts: {within}}}",)
+                    yield f"{name} with {other}", Case(text, settings, happens)
             happens = (*happens, "remote_tokens")
             yield f"disaggregation {name}, split", Case(ENCODERS_SPLIT, (choice,), happens)
             continue

@@ -83,6 +83,18 @@ def test_deepstack_has_an_embedding_for_each_projection() -> None:
         ({"links": "{}"}, "encoders need a link for the embeddings"),
         ({"pools": "[{" + ENCODE + "}]"}, "nobody computes prompts"),
         ({"policies": "{disaggregation: colocated}"}, "colocated sends no images there"),
+        *(
+            ({"policies": f"{{disaggregation: {{name: encoder-split, {given}}}}}"}, message)
+            for given, message in (
+                ("prompts: encoder-split", "prompts: encoder-split places images again"),
+                ("prompts: conditionall", 'did you mean "conditional"'),
+                ("prompts: {name: conditional, overlap: layers}", "needs transfer: push"),
+                ("prompts: {name: conditional, max_locl: 9}", r"max_locl[\s\S]*prompts.max_locl"),
+                ("prompts: {name: conditional, max_local_tokens: some}", "max_local_tokens"),
+                ("prompts: {name: static-split}, in_flight: 3", "its policy says how KV travels"),
+                ("prompts: 3", "names no disaggregation policy"),
+            )
+        ),
         ({"pools": encode(ENCODE + ", kv_blocks: 9")}, "kv_blocks would do nothing"),
         ({"pools": encode(ENCODE + ", pp: 2")}, "pp would do nothing"),
         (
@@ -106,6 +118,30 @@ def test_deepstack_has_an_embedding_for_each_projection() -> None:
 def test_what_is_refused(changes: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises((InputError, ValueError), match=message):
         assembled(write(tmp_path, **changes))
+
+
+def test_prompts_have_a_policy_of_their_own(tmp_path: Path) -> None:
+    """It is read, built, and written back as it was said."""
+    roles = ", ".join(
+        f"{{name: {role}, role: {role}, gpu: h100-sxm, model: qwen2-vl-7b}}"
+        for role in ("prefill", "decode")
+    )
+    within = "{name: conditional, max_local_tokens: 900}"
+    path = write(
+        tmp_path,
+        pools=f"[{{{ENCODE}}}, {roles}]",
+        links="{embeddings: nvlink4, kv: nvlink4}",
+        policies=f"{{disaggregation: {{name: encoder-split, prompts: {within}}}}}",
+    )
+    (cell,) = grid.cells(load.read(path))[1]
+    policy = cell.scenario.policies.disaggregation
+    assert policy is not None
+    assert policy.build().prompts.max_local_tokens == 900
+    said = cell.scenario.resolved()["policies"]["disaggregation"]
+    assert said["prompts"]["name"] == "conditional"
+    assert said["prompts"]["max_local_tokens"] == 900
+    rows = simulated(load.read(path), cell.name).requests
+    assert (rows["embedding_bytes"] > 0).any()
 
 
 # ---- the shipped ones ---------------------------------------------------------------------------
