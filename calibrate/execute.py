@@ -20,6 +20,7 @@ from ..sim.engine.foresight import foresee, oracle_pool
 from ..sim.state.content import Chains
 from ..sim.state.records import CellRecords
 from ..sim.state.steps import StepLog
+from .executor.pace import pace_ps
 
 if TYPE_CHECKING:
     from ..policies.types import Picoseconds, ReplicaId
@@ -126,7 +127,7 @@ def execute_cell(
     def progress(now_ps: Picoseconds, ended: int) -> None:
         told(now_ps / 1e12, ended, min(1.0, ended / expected) if expected else float("nan"))
 
-    log = StepLog(measured=True)
+    log = StepLog(measured=True, pace_ps=devices.pace_ps)
     host = DeviceRun(
         made.config,
         made.workload,
@@ -188,6 +189,8 @@ class Devices:
             )
         several = sum(pool.spec.replicas for pool in pools) > 1
         self._apart = several and options.clock == "wall"
+        alone = options.clock == "wall" and not cuda and not several
+        self.pace_ps = pace_ps if alone else None
         if self._apart and any(pool.spec.offload is not None for pool in pools):
             raise InputError(
                 "on a real clock only a single replica keeps KV in host memory",

@@ -11,6 +11,7 @@ from ..policies.errors import InputError
 from ..scenarios.catalog import load
 from ..sim.cost.profile import save
 from .assemble.build import Assembled, assemble
+from .executor.pace import pace_ns
 from .measure.device import Device, read_device
 from .measure.meter import Meter, TorchMeter
 from .measure.plan import builders, plan
@@ -102,11 +103,13 @@ def calibrate(
     make_meter: Callable[[Shapes, Device], Meter] | None = None,
     blocks: list[Block] | None = None,
     effort: Effort | None = None,
+    pace: Callable[[], int] = pace_ns,
 ) -> Calibration:
     """Measure into ``request.out``, going on with what is there, and write the profile.
 
     Args:
         device, make_meter, blocks, effort: other than those of this machine and the whole plan.
+        pace: of a host that is the device as well.
 
     Raises:
         InputError: torch or the device is missing, the model cannot be measured, or the directory
@@ -121,6 +124,7 @@ def calibrate(
     meter = make_meter(shapes, found) if make_meter else _meter(shapes, found)
     left_s = 60 * request.minutes - (monotonic() - begun)
     runner = Runner(meter, store, left_s, effort or Effort.of(found.kind), listen)
+    runner.pace = pace if found.kind == "cpu" else None
     outcome = runner.carry_out(planned)
     warnings = [*store.warnings, *_warnings(outcome)]
     if not outcome.enough:

@@ -84,7 +84,7 @@ def assemble(
         attention="separate",
         tables=tuple(tables),
         graphs=steps.graphs if steps else None,
-        host=steps.host if steps else None,
+        host=steps.host.model_copy(update={"pace_s": store.pace_s()}) if steps else None,
         capacity=_capacity(store.facts, shapes),
         samples_sha256=hash_file(store.folder / SAMPLES),
         notes=(*notes, *_notes(store, shapes, measured, good, steps)),
@@ -176,6 +176,9 @@ def _notes(
     if shapes.wide:
         threads = store.identity["threads"]
         notes.append(f"measured on a CPU in fp32 with {threads} thread(s): no GPU's times")
+        off = len(store.off_pace())
+        if off:
+            notes.append(f"{off} of {len(measured)} points: only at another pace of the host")
     if shapes.tp > 1 and "all_reduce" not in good:
         notes.append("all-reduce was not measured: it comes from the link model, uncalibrated")
     for op, quality in good.items():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .measured import Measured
+from .pace import Pace
 from .simulated import Simulation
 
 #: KV capacity further off than this is no longer a detail: 5 % of it moved TTFT by 3 to 5 %
@@ -43,6 +44,9 @@ def caveats(
         warnings.append("some of the measured runs have the client's clock, some the server's")
     if first.steps is not None and not traced:
         notes.append("the run has a step log that was not compared")
+    host = cell["steps"] and cell["steps"]["pace"]
+    if host:
+        notes.append(Pace(**host).told())
     if first.series is None:
         notes.append("the run has no time series")
     if "itl_s" not in {row["metric"] for row in cell["rows"]}:

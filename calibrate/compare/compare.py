@@ -76,6 +76,7 @@ def compare(
                 ours.steps,
                 simulation.costs,
                 [run.steps for run in measured[1:] if run.steps is not None],
+                simulation.pace_s,
             )
             if first.steps is not None and ours.steps is not None
             else None

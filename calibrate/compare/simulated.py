@@ -29,12 +29,14 @@ class Simulation(NamedTuple):
             steps last as long as the slowest's.
         settings: how the engines are set, where all pools agree; names as in `Measured`.
         source: where step times come from.
+        pace_s: of the host when they were calibrated; 0: not known, or pools differ.
     """
 
     run: Measured
     costs: list[StepCost | None]
     settings: dict[str, object]
     source: str
+    pace_s: float = 0.0
 
 
 def play(
@@ -74,7 +76,10 @@ def play(
         for pool in config.pools
         for _ in range(pool.replicas * pool.ranks)
     ]
-    return Simulation(run, costs, _settings(cell), records.cost_source)
+    hosts = [pool.profile.host for pool in made.pools if pool.profile is not None]
+    paces = {host.pace_s for host in hosts if host is not None}
+    pace_s = paces.pop() if len(paces) == 1 else 0.0
+    return Simulation(run, costs, _settings(cell), records.cost_source, pace_s)
 
 
 def _given(outcome: Outcome) -> Figures:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ...sim.cost.base import StepCost, StepShape
 from .measured import Floats
+from .pace import at_pace, pace, ratios
 
 Table = dict[str, NDArray[Any]]
 
@@ -31,6 +32,7 @@ PLAN = (
     "remote_tokens",
 )
 KINDS = ("decode", "mixed", "prefill")
+SAME_PACE = "same pace"  #: steps of any kind that the host computed at the calibration's pace
 MOST_POINTS = 3000
 
 
@@ -39,6 +41,7 @@ def compare(
     simulated: Table,
     costs: Sequence[StepCost | None],
     repeats: Sequence[Table] = (),
+    pace_s: float = 0.0,
 ) -> dict[str, Any]:
     """Decisions and step times of two logs (columns of `sim.state.steps`).
 
@@ -47,10 +50,11 @@ def compare(
         costs: the cost model of each replica, by number; None where it prices no step alone.
             Steps after the first difference have no counterpart; they are priced by it where the
             log says their work exactly.
+        pace_s: of the host when these were calibrated; 0: not known.
     """
     ours = dict(_by_replica(simulated))
     same, first = 0, None
-    error, kind, at_s = [], [], []
+    error, kind, at_s, paces = [], [], [], []
     left_out = 0
     for replica, theirs in _by_replica(measured):
         mine = ours.get(replica, {name: column[:0] for name, column in simulated.items()})
@@ -70,15 +74,19 @@ def compare(
         left_out += int((~usable).sum())
         error.append(told[usable] / took[usable] - 1)
         kind.append(_kinds(theirs)[usable])
+        paces.append(ratios(theirs, pace_s)[usable])
         at_s.append(theirs["start_ps"][usable] / 1e12)
     errors, kinds, times_s = np.concatenate(error), np.concatenate(kind), np.concatenate(at_s)
+    ratio = np.concatenate(paces)
+    host = pace(ratio)
     weights = _weights(measured, simulated)
     return {
         "measured": len(measured["step"]),
         "simulated": len(simulated["step"]),
         "same": same,
         "first_difference": first,
-        "times": _with_noise(_errors(errors, kinds), measured, repeats),
+        "times": _with_noise(_errors(errors, kinds, ratio), measured, repeats, pace_s),
+        "pace": host and host._asdict(),
         "left_out": left_out,
         "points": _points(times_s, errors, kinds),
         **weights,
@@ -152,11 +160,14 @@ def _kinds(table: Table) -> NDArray[np.str_]:
     return np.where(prefill & decode, "mixed", np.where(prefill, "prefill", "decode"))
 
 
-def _errors(errors: Floats, kinds: NDArray[np.str_]) -> list[dict[str, Any]]:
-    """Over all steps, then by kind: median and p95 of the size of the error, and its mean."""
+def _errors(errors: Floats, kinds: NDArray[np.str_], ratio: Floats) -> list[dict[str, Any]]:
+    """Over all steps, by kind, and over those at the calibration's pace, where it is known.
+
+    Median and p95 of the size of the error, and its mean.
+    """
     found = []
-    for name in ("all", *KINDS):
-        mine = errors if name == "all" else errors[kinds == name]
+    for name in ("all", *KINDS, SAME_PACE):
+        mine = errors[_of(name, kinds, ratio)]
         if len(mine):
             size = np.abs(mine)
             found.append(
@@ -172,30 +183,42 @@ def _errors(errors: Floats, kinds: NDArray[np.str_]) -> list[dict[str, Any]]:
 
 
 def _with_noise(
-    rows: list[dict[str, Any]], measured: Table, repeats: Sequence[Table]
+    rows: list[dict[str, Any]], measured: Table, repeats: Sequence[Table], pace_s: float
 ) -> list[dict[str, Any]]:
     """*rows* with "noise": the median difference between equal steps of two runs, None without."""
     apart: list[Floats] = [np.empty(0)]
     kind: list[NDArray[np.str_]] = [np.empty(0, dtype=np.str_)]
+    slower: list[Floats] = [np.empty(0)]
     for again in repeats:
-        (plans, took), (others, theirs) = _timed(measured), _timed(again)
+        (plans, took, ratio), (others, theirs, its) = (_timed(t, pace_s) for t in (measured, again))
         _, here, there = np.intersect1d(plans, others, return_indices=True)
         first, second = took[here], theirs[there]
         usable = (first > 0) & (second > 0)
         apart.append(np.abs(second[usable] / first[usable] - 1))
         kind.append(_kinds(_in_order(measured))[here][usable])
-    sizes, kinds = np.concatenate(apart), np.concatenate(kind)
+        slower.append(np.maximum(ratio[here], its[there])[usable])
+    sizes, kinds, ratio = np.concatenate(apart), np.concatenate(kind), np.concatenate(slower)
     for row in rows:
-        mine = sizes if row["kind"] == "all" else sizes[kinds == row["kind"]]
+        mine = sizes[_of(row["kind"], kinds, ratio)]
         row["noise"] = float(np.median(mine)) if len(mine) else None
     return rows
 
 
-def _timed(table: Table) -> tuple[NDArray[np.uint64], Floats]:
-    """What tells the steps of all replicas apart, and what they took."""
-    parts = [(part["digest"] + np.uint64(n), _took(part)) for n, part in _by_replica(table)]
-    plans, took = zip(*parts, strict=True)
-    return np.concatenate(plans), np.concatenate(took)
+def _of(name: str, kinds: NDArray[np.str_], ratio: Floats) -> NDArray[np.bool_]:
+    """The steps that a row counts."""
+    if name == SAME_PACE:
+        return at_pace(ratio)
+    return np.full(len(kinds), True) if name == "all" else kinds == name
+
+
+def _timed(table: Table, pace_s: float) -> tuple[NDArray[np.uint64], Floats, Floats]:
+    """What tells the steps of all replicas apart, what they took, and the host's pace."""
+    parts = [
+        (part["digest"] + np.uint64(n), _took(part), ratios(part, pace_s))
+        for n, part in _by_replica(table)
+    ]
+    plans, took, ratio = zip(*parts, strict=True)
+    return np.concatenate(plans), np.concatenate(took), np.concatenate(ratio)
 
 
 def _in_order(table: Table) -> Table:

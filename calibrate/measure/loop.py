@@ -8,10 +8,12 @@ own end, on a synchronous engine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from ...policies.eviction.lru import Lru
@@ -29,6 +31,7 @@ from ..executor.batch import Batch
 from ..executor.clock import Call, Stepping, WallClock
 from ..executor.kv import KVCache
 from ..executor.model import Model
+from ..executor.pace import Paced, pace_ps
 from ..executor.runner import Done, Runner, Ticket
 from ..executor.server import Server
 from ..executor.texts import Texts
@@ -41,7 +44,7 @@ class Timed(NamedTuple):
     """Of one step.
 
     Attributes:
-        wall_s: on the host's clock, its share of the host's work included.
+        wall_s: on the host's clock, its share of the host's work included; `Paced` on a CPU.
         device_s: on the device's.
     """
 
@@ -64,6 +67,7 @@ class Loop:
         self._vocab, self._positions = model.spec.vocab, len(model.cos_sin)
         self._block_size, self._blocks = kv.block_size, len(kv.keys[0]) - 1
         self._cost = cost
+        self._pace_ps = pace_ps if device.type == "cpu" else None
 
     def steps(self, decodes: int, context: int, mix: Mix, samples: int) -> list[Timed]:
         """Time *samples* steps of one shape, after one that is not timed.
@@ -78,7 +82,7 @@ class Loop:
         """
         runner = self._runner
         runner.computes = False
-        played = _Played(self._replica(), runner, self._cost, self._vocab)
+        played = _Played(self._replica(), runner, self._cost, self._vocab, self._pace_ps)
         for i, (_, before) in enumerate(mix):
             if before:
                 played.submit([(f"before {i}", before)], 1)
@@ -159,8 +163,16 @@ class _Stepwise(WallClock):
 class _Played:
     """A replica whose steps are taken one by one."""
 
-    def __init__(self, replica: Replica, runner: Runner, cost: StepCost, vocab: int) -> None:
-        self._replica, self._clock, self._log = replica, _Stepwise(), StepLog(measured=True)
+    def __init__(
+        self,
+        replica: Replica,
+        runner: Runner,
+        cost: StepCost,
+        vocab: int,
+        pace_ps: Callable[[], int] | None,
+    ) -> None:
+        self._replica, self._clock = replica, _Stepwise()
+        self._log = StepLog(measured=True, pace_ps=pace_ps)
         replica.trace(self._log.replica(0))
         self._contents, self._chains, self._ids = Contents(), Chains(), count()
         self._server = Server(
@@ -212,5 +224,15 @@ class _Played:
         for found in zip(*(rows[name] for name in shape), strict=True):
             if found != wanted:
                 raise RuntimeError(f"the cache is too small: a step is {found} instead of {wanted}")
-        columns = zip(rows["start_ps"], rows["end_ps"], rows["device_ps"], strict=True)
-        return [Timed((end - start) / 1e12, device / 1e12) for start, end, device in columns]
+        return _timed(self._log.arrays(), samples)
+
+
+def _timed(log: dict[str, np.ndarray[Any, Any]], samples: int) -> list[Timed]:
+    """The last *samples* rows of *log*, the one before them being their predecessor."""
+    names = ("start_ps", "end_ps", "device_ps", "pace_ps")
+    start, end, device, pace = (log[name][-samples:].tolist() for name in names)
+    before = log["pace_ps"][-samples - 1 : -1].tolist()
+    walls = [(b - a) / 1e12 for a, b in zip(start, end, strict=True)]
+    slower = [max(pair) / 1e12 for pair in zip(before, pace, strict=True)]
+    paced = [Paced.of(*one) if one[1] > 0 else one[0] for one in zip(walls, slower, strict=True)]
+    return [Timed(wall, one / 1e12) for wall, one in zip(paced, device, strict=True)]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from itertools import chain
+from math import log
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 from ...policies.errors import InputError
 from ...sim.cost.profile import PROFILE, SAMPLES
 from ...sim.cost.specs import GpuSpec, ModelSpec, VisionSpec
+from ..executor.pace import alike, prevailing
 from .device import Device, Readings
 from .point import Key, Point
 from .shapes import Shapes
@@ -33,6 +33,7 @@ class Sample(NamedTuple):
         round: in which round of its block; each goes over the points in another order.
         drift: how far the anchors moved during the round.
         kept: False where the round was repeated because of that: kept on disk, not fitted.
+        pace_s: of the host around it (`executor.pace`); 0 where it was not taken, as on a GPU.
     """
 
     point: Point
@@ -41,6 +42,7 @@ class Sample(NamedTuple):
     drift: float
     kept: bool
     readings: Readings
+    pace_s: float = 0.0
 
 
 @dataclass
@@ -94,17 +96,28 @@ class Store:
     def by_point(self) -> dict[Point, list[float]]:
         """Kept samples of each point, in the order in which points first came.
 
-        On a CPU only those of its quietest round: others use it as well, for longer than a round
-        takes a point, and can only add to its time.
+        On a CPU, which others use as well, only those at its prevailing pace: tables and whole
+        steps are of one machine then, not some of a fast and some of a slow one. Of a point
+        without such samples, those at the pace that is nearest.
         """
-        found: dict[Key, tuple[Point, dict[int, list[float]]]] = {}
+        found: dict[Key, tuple[Point, list[Sample]]] = {}
         for sample in self.samples:
             if sample.kept:
-                _, rounds = found.setdefault(sample.point.key, (sample.point, {}))
-                rounds.setdefault(sample.round, []).append(sample.seconds)
-        if self.identity["kind"] == "cpu":
-            return {point: min(rounds.values(), key=median) for point, rounds in found.values()}
-        return {point: [*chain(*rounds.values())] for point, rounds in found.values()}
+                found.setdefault(sample.point.key, (sample.point, []))[1].append(sample)
+        if self.identity["kind"] != "cpu":
+            return {point: [s.seconds for s in samples] for point, samples in found.values()}
+        pace_s = self.pace_s()
+        return {point: _at(samples, pace_s) for point, samples in found.values()}
+
+    def pace_s(self) -> float:
+        """The host's pace at which most points were measured; 0 where it was not taken."""
+        return prevailing((s.point.key, s.pace_s) for s in self.samples if s.kept)
+
+    def off_pace(self) -> set[Key]:
+        """Points that were only measured at another pace; none where it was not taken."""
+        pace_s = self.pace_s()
+        kept = [(s.point.key, alike(s.pace_s, pace_s)) for s in self.samples if s.kept and pace_s]
+        return {key for key, _ in kept} - {key for key, at_it in kept if at_it}
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Take note of samples; `flush` writes them."""
@@ -133,6 +146,15 @@ class Store:
             old, new = found.get(name), self.identity.get(name)
             if old != new:
                 self.warnings.append(f"{name} was {old!r} and is {new!r} now; going on")
+
+
+def _at(samples: Sequence[Sample], pace_s: float) -> list[float]:
+    """Seconds of those at that pace, or at the nearest that there is; of all without a pace."""
+    if not pace_s:
+        return [s.seconds for s in samples]
+    nearest = min((s.pace_s for s in samples), key=lambda one: abs(log(max(one, 1e-9) / pace_s)))
+    wanted = pace_s if alike(nearest, pace_s) else nearest
+    return [s.seconds for s in samples if alike(s.pace_s, wanted)] or [s.seconds for s in samples]
 
 
 def identity_of(device: Device, shapes: Shapes, gpu: GpuSpec) -> dict[str, Any]:
@@ -172,6 +194,7 @@ def write(
         "seconds": pa.array([s.seconds for s in samples], pa.float64()),
         "drift": pa.array([s.drift for s in samples], pa.float32()),
         "kept": pa.array([s.kept for s in samples], pa.bool_()),
+        "pace_s": pa.array([s.pace_s for s in samples], pa.float64()),
         **{
             name: pa.array([getattr(s.readings, name) for s in samples], pa.float32())
             for name in Readings._fields
@@ -216,4 +239,5 @@ def _sample(row: dict[str, Any]) -> Sample:
     by, at = tuple(row["axes"]), tuple(row["at"])
     point = Point(row["op"], by, at, row["variant"], row["flops"], row["bytes"], row["priority"])
     told = Readings(*(row[name] for name in Readings._fields))
-    return Sample(point, row["round"], row["seconds"], row["drift"], row["kept"], told)
+    pace_s = row.get("pace_s", 0.0)  # files of before have none
+    return Sample(point, row["round"], row["seconds"], row["drift"], row["kept"], told, pace_s)

@@ -144,6 +144,8 @@ class Host(_Strict):
         mixed_step_s: on top of a step with prefill, whatever the engine: leaving the CUDA graph.
         output_s: bringing the sampled tokens to the CPU, which nothing hides.
         overlaps: False where one processor does both, the steps and the host's work (a CPU).
+        pace_s: what fixed work took on that processor; 0: not taken. It tells whether a later run
+            had the same speed, and is in no step's time.
     """
 
     step_s: Seconds = 0.0
@@ -153,6 +155,7 @@ class Host(_Strict):
     mixed_step_s: Seconds = 0.0
     output_s: Seconds = 0.0
     overlaps: bool = True
+    pace_s: Seconds = 0.0
 
 
 class Capacity(_Strict):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -46,6 +47,7 @@ MEASURED_COLUMNS: dict[str, str] = {
     "wait_ps": "int64",  # the host waits for the step's tokens
     "account_ps": "int64",  # the replica books the outcome
     "device_ps": "int64",  # first to last kernel, by the device's own events
+    "pace_ps": "int64",  # fixed work after the step, where the host computes it (a CPU)
 }
 
 
@@ -54,14 +56,16 @@ class StepLog:
 
     Args:
         measured: the rows have `MEASURED_COLUMNS` as well.
+        pace_ps: called after each step for its column; None: it is -1.
     """
 
-    def __init__(self, *, measured: bool = False) -> None:
+    def __init__(self, *, measured: bool = False, pace_ps: Callable[[], int] | None = None) -> None:
         self._rows = Columns(STEP_COLUMNS | (MEASURED_COLUMNS if measured else {}))
+        self._pace_ps = pace_ps
 
     def replica(self, number: int) -> ReplicaSteps:
         """The part of replica *number*, to be attached as `Replica.log`."""
-        return ReplicaSteps(number, self._rows)
+        return ReplicaSteps(number, self._rows, self._pace_ps)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -74,8 +78,10 @@ class StepLog:
 class ReplicaSteps:
     """Steps of one replica: described when planned, written when ended."""
 
-    def __init__(self, number: int, rows: Columns) -> None:
-        self._number, self._rows = number, rows
+    def __init__(
+        self, number: int, rows: Columns, pace_ps: Callable[[], int] | None = None
+    ) -> None:
+        self._number, self._rows, self._pace_ps = number, rows, pace_ps
         self._planned: deque[tuple[int, ...]] = deque()
         self._idle: list[StepPlan] = []  # plans of no tokens, which are not executed
 
@@ -117,8 +123,14 @@ class ReplicaSteps:
         )
 
     def ended(self, start: Picoseconds, end: Picoseconds, *measured: Any) -> None:
-        """The oldest planned step ran from *start* to *end*; *measured* as `MEASURED_COLUMNS`."""
+        """The oldest planned step ran from *start* to *end*.
+
+        Args:
+            measured: as `MEASURED_COLUMNS`, but for the pace, which the log takes itself.
+        """
         index, *rest = self._planned.popleft()
+        if measured:
+            measured += (self._pace_ps() if self._pace_ps is not None else -1,)
         self._rows.append(self._number, index, start, end, *rest, *measured)
 
 

@@ -29,6 +29,7 @@ def run(out: Path, device: Device, meter: Meter, **more: Any) -> Calibration:
         device=device,
         make_meter=lambda shapes, device: meter,
         effort=_STEPS,
+        pace=lambda: 30_000,
         **more,
     )
 

@@ -50,7 +50,7 @@ def profile(tmp_path: Path) -> Path:
         kv_dtype="bf16",
         attention="separate",
         tables=(decode, prefill),
-        host=Host(step_s=1e-3, overlaps=False),
+        host=Host(step_s=1e-3, overlaps=False, pace_s=3e-5),
     )
     save(made, tmp_path / "profile")
     return tmp_path / "profile"
@@ -124,6 +124,8 @@ def test_steps_of_the_real_clock_are_those_of_the_simulation(tmp_path: Path, pro
     assert whole["noise"] is not None
     assert whole["median"] > 0
     assert len(cell["measured"]) == cpu_check.REPEATS
+    assert steps["pace"]["steps"] == steps["measured"] - 1  # before the first there is no probe
+    assert any("the host took" in note for note in cell["caveats"]["notes"])
 
 
 @pytest.mark.usefixtures("small")

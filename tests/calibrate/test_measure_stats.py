@@ -13,9 +13,7 @@ from infersim.calibrate.measure.device import (
     catalogue_name,
     readings,
 )
-from infersim.calibrate.measure.point import Point
 from infersim.calibrate.measure.stats import summarize
-from infersim.calibrate.measure.store import Sample, Store
 from infersim.calibrate.measure.timer import HostTimer
 from infersim.policies.errors import InputError
 from infersim.scenarios.catalog import load
@@ -94,7 +92,6 @@ def test_clocks_as_the_driver_writes_them(device: object) -> None:
 
 
 def test_kernels_are_told_apart_by_their_source(tmp_path: object) -> None:
-    from pathlib import Path
 
     folder = Path(str(tmp_path))
     (folder / "a.py").write_text("x = 1\n")
@@ -116,18 +113,3 @@ def test_the_host_timer_counts_launches_over_all_buffers() -> None:
     assert all(0 < s < 1e-3 for s in samples)
     assert min(counts) > 4
     assert max(counts) - min(counts) <= 8
-
-
-@pytest.mark.parametrize(
-    ("kind", "wanted"),
-    [("cpu", [1.0, 1.1, 1.2]), ("cuda", [1.5, 1.6, 1.7, 1.0, 1.1, 1.2])],
-)
-def test_a_device_that_others_use_counts_by_its_quietest_round(
-    tmp_path: Path, kind: str, wanted: list[float]
-) -> None:
-    point = Point("norm", ("tokens",), (8,))
-    store = Store(tmp_path, {"kind": kind})
-    for number, seconds in enumerate(((1.5, 1.6, 1.7), (1.0, 1.1, 1.2))):
-        store.add(Sample(point, number, s, 0.0, True, Readings()) for s in seconds)
-    store.add([Sample(point, 2, 0.5, 0.9, False, Readings())])  # drifted, so not kept
-    assert store.by_point() == {point: wanted}

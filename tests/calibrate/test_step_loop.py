@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="the executor needs torch")
 from infersim.calibrate.executor.kv import KVCache  # noqa: E402
 from infersim.calibrate.executor.model import Inputs, Model  # noqa: E402
 from infersim.calibrate.executor.ops import TorchOps  # noqa: E402
+from infersim.calibrate.executor.pace import Paced  # noqa: E402
 from infersim.calibrate.executor.weights import Random  # noqa: E402
 from infersim.calibrate.measure.loop import Loop  # noqa: E402
 from infersim.scenarios.catalog import load  # noqa: E402
@@ -49,6 +50,7 @@ def test_decodes_read_their_context_and_grow(loop: Loop, model: Watched) -> None
     found = loop.steps(3, 100, (), 3)
     assert len(found) == 3
     assert all(one.wall_s > one.device_s > 0 for one in found)
+    assert all(isinstance(one.wall_s, Paced) and one.wall_s.pace_s > 0 for one in found)
     lengths = [inputs.decode_lengths.tolist() for inputs in model.seen]
     assert lengths == [[98] * 3, [99] * 3, [100] * 3, [101] * 3]  # the first is not timed
     assert all(len(inputs.prefill_lengths) == 0 for inputs in model.seen)
