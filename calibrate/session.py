@@ -148,7 +148,7 @@ def _warnings(outcome: Outcome) -> list[str]:
             "the same command goes on"
         )
     if outcome.drifting:
-        found.append(f"{outcome.drifting} rounds drifted by more than their limit, even repeated")
+        found.append(f"{outcome.drifting} rounds drifted by more than their limit")
     if outcome.refused:
         name, reason = next(iter(outcome.refused.items()))
         found.append(f"{len(outcome.refused)} points could not be run, first {name}: {reason}")
