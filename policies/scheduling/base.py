@@ -297,8 +297,9 @@ class Order(Protocol):
     """Who waits in front of whom: smallest key first, ties by arrival.
 
     Keys of an order that promises `dynamic` move while a request waits: they are computed at every
-    step, or only when they move where the order has a method ``changes_ps(seq, now)``, the next
-    time at which the key differs (`NEVER` if it will not).
+    step. That is spared where the order has a method ``changes_ps(seq, now)``, the next time at
+    which the key differs (`NEVER` if it will not), or ``group(seq)``, where keys move so that the
+    requests of a group never change places among themselves.
     """
 
     promise: ClassVar[Promise]

@@ -37,6 +37,10 @@ class Counters:
             line.add(seq.request.id)
         return (self.served.get(tenant, 0.0), seq.request.arrival_ps)
 
+    def group(self, seq: SequenceView) -> str:
+        """Its tenant: requests of one stand in the order of arrival, whatever was served."""
+        return seq.request.tenant
+
     def lift(self) -> None:
         """Being away earns no credit: not below the least of those in line, or the last there."""
         if not self._back:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from heapq import heapify, heappop, heappush, merge
 from typing import Any, Protocol
 
 from ...policies.scheduling.base import Order
@@ -137,6 +138,77 @@ class OrderedQueue:
             yield heappop(heap)[2]
 
 
+class GroupedQueue:
+    """An `OrderedQueue` whose keys move with time, but together for all requests of a group.
+
+    So the order within a group stands, and the heads of groups alone are compared.
+
+    Args:
+        key: of a request, now.
+        group: what a request belongs to, for good.
+    """
+
+    dynamic = True
+
+    def __init__(
+        self,
+        key: Callable[[Sequence], tuple[Any, ...]],
+        group: Callable[[Sequence], Hashable],
+    ) -> None:
+        self.key, self._group = key, group
+        self._lines: dict[Hashable, deque[Sequence]] = {}  # none of them is empty
+        self._size = 0
+        self._head: Sequence | None = None  # None: to be looked for
+
+    def add(self, seq: Sequence) -> None:
+        """A new request joins the line of its group."""
+        insort(self._lines.setdefault(self._group(seq), deque()), seq, key=self._rank)
+        self._size += 1
+        self._head = None
+
+    put_back = add
+
+    def put_aside_back(self, aside: Iterable[Sequence]) -> None:
+        """Requests that were passed over take their places again."""
+        for seq in aside:
+            self.add(seq)
+
+    def peek(self) -> Sequence:
+        """The head of the line."""
+        if self._head is None:
+            self._head = min((line[0] for line in self._lines.values()), key=self._rank)
+        return self._head
+
+    def pop(self) -> Sequence:
+        """Take the head of the line."""
+        head = self.peek()
+        self.remove(head)
+        return head
+
+    def remove(self, seq: Sequence) -> None:
+        """Take *seq* out, wherever it stands."""
+        group = self._group(seq)
+        line = self._lines[group]
+        line.remove(seq)
+        if not line:
+            del self._lines[group]
+        self._size -= 1
+        self._head = None
+
+    def refresh(self, now: Picoseconds) -> None:
+        """Another group may lead."""
+        self._head = None
+
+    def _rank(self, seq: Sequence) -> tuple[Any, ...]:
+        return (self.key(seq), seq.id)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return merge(*(line.copy() for line in self._lines.values()), key=self._rank)
+
+
 def waiting_line(order: Order | None, now: Callable[[], Picoseconds]) -> WaitingQueue:
     """A line in the order of a policy; None: first come, first served.
 
@@ -145,9 +217,16 @@ def waiting_line(order: Order | None, now: Callable[[], Picoseconds]) -> Waiting
     """
     if order is None:
         return FifoQueue()
+
+    def key(seq: Sequence) -> tuple[Any, ...]:
+        return order.key(seq, now())
+
+    group = getattr(order, "group", None)
+    if group is not None:
+        return GroupedQueue(key, group)
     changes_ps = getattr(order, "changes_ps", None)
     return OrderedQueue(
-        lambda seq: order.key(seq, now()),
+        key,
         dynamic=order.promise.dynamic,
         changes_ps=changes_ps and (lambda seq: changes_ps(seq, now())),
     )

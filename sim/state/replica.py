@@ -161,8 +161,7 @@ class Replica(View):
             self.pool.displaced = False
             self.spread_group()
         self.unsettled = False
-        self.waiting.refresh(now)
-        self.swapped.refresh(now)
+        self.rank_again(now)
         step = BatchStep(self)
         self.scheduler.schedule(self, step)
         plan = step.close()

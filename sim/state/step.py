@@ -225,7 +225,7 @@ class StepBuilder:
 
     def reorder(self) -> None:
         """The order of the line has changed since it was last looked at: rank it again."""
-        self.replica.waiting.refresh(self.replica.now)
+        self.replica.rank_again(self.replica.now)
 
     def put_aside(self, seq: Sequence) -> None:
         """Pass over a waiting request in this step; it keeps its place in the line."""

@@ -7,6 +7,7 @@ from heapq import merge
 from itertools import chain
 from typing import Any
 
+from ...policies.types import Picoseconds
 from .config import EngineLimits
 from .kv.face import KVPool
 from .queue import WaitingQueue
@@ -125,6 +126,12 @@ class View:
         return self.limits.prefix_caching
 
     # ---- the line -------------------------------------------------------------------------------
+
+    def rank_again(self, now: Picoseconds) -> None:
+        """Keys may have moved: with time, or as a policy says."""
+        if self.waiting.dynamic:
+            for line in (self.holding, self.waiting, self.swapped):
+                line.refresh(now)
 
     def leave_line(self, seq: Sequence) -> None:
         """Take *seq* out of the waiting line it stands in."""

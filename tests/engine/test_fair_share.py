@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from infersim.policies.errors import InputError
 from infersim.policies.scheduling.vllm_v1 import VllmV1
-from infersim.policies.scheduling.vtc import VirtualTokenCounter
+from infersim.policies.scheduling.vtc import Counters, VirtualTokenCounter
 from infersim.policies.types import Segment
 from infersim.sim.cost.linear import LinearCost
 from infersim.sim.state.config import EngineLimits
@@ -113,6 +113,32 @@ def test_leaps_change_no_byte(lab: Any, rng: Random) -> None:
     ]
     case.make_scheduler = VirtualTokenCounter
     assert lab.differing(case.run(leap=True), case.run(leap=False)) == []
+
+
+class AllKeys(Counters):
+    """Counters whose line is sorted anew, request by request, whenever they have changed."""
+
+    group = None
+
+
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rng=st.randoms(use_true_random=False))
+def test_comparing_tenants_is_sorting_requests(lab: Any, rng: Random) -> None:
+    case = lab.random_case(rng)
+    case.arrivals = [
+        (at, what._replace(tenant=rng.choice("abc")) if isinstance(what, Call) else what)
+        for at, what in case.arrivals
+    ]
+    case.make_scheduler = VirtualTokenCounter
+    tenants = case.run()
+
+    def sorting() -> VirtualTokenCounter:
+        scheduler = VirtualTokenCounter()
+        scheduler.order = AllKeys()
+        return scheduler
+
+    case.make_scheduler = sorting
+    assert lab.differing(tenants, case.run()) == []
 
 
 def test_weights_are_not_negative() -> None:

@@ -19,7 +19,7 @@ from infersim.sim.state.content import Chain, Chains, Contents
 from infersim.sim.state.encoder import EncoderCache
 from infersim.sim.state.group import DecodeGroup
 from infersim.sim.state.kv.idle import IdleOrder
-from infersim.sim.state.queue import FifoQueue, OrderedQueue
+from infersim.sim.state.queue import FifoQueue, GroupedQueue, OrderedQueue
 from infersim.sim.state.records import Columns, GapHistogram
 from infersim.sim.state.sequence import Sequence, Status
 from infersim.sim.state.streams import Streams
@@ -119,6 +119,45 @@ def test_only_an_order_that_moves_is_sorted_again(lab: Any, dynamic: bool) -> No
     rank[1] = 0
     line.refresh(0)
     assert line.peek().id == int(dynamic)
+
+
+@FEW
+@given(rng=st.randoms(use_true_random=False))
+def test_a_line_of_groups_is_the_line_sorted_again(lab: Any, rng: Random) -> None:
+    """Whatever joins, leaves and moves, and whoever leads: the heap of all keys says the same."""
+    weight = dict.fromkeys("abc", 0)
+
+    def key(seq: Sequence) -> tuple[int, int]:
+        return weight[seq.request.tenant], seq.request.priority
+
+    lines = OrderedQueue(key, dynamic=True), GroupedQueue(key, lambda seq: seq.request.tenant)
+    free = [
+        sequence(lab, i, tenant=rng.choice("abc"), priority=rng.randrange(3)) for i in range(12)
+    ]
+    inside: list[Sequence] = []
+    for _ in range(60):
+        move = rng.choice(("add", "pop", "remove", "weigh", "aside"))
+        if move == "add" and free:
+            inside.append(free.pop(rng.randrange(len(free))))
+            for line in lines:
+                rng.choice((line.add, line.put_back))(inside[-1])
+        elif move == "weigh":
+            weight[rng.choice("abc")] += rng.randrange(3)
+            for line in lines:
+                line.refresh(0)
+        elif move == "aside" and inside:
+            for line in lines:
+                line.put_aside_back([line.pop() for _ in range(rng.randrange(len(line)))])
+        elif inside and move in ("pop", "remove"):
+            gone = lines[0].peek() if move == "pop" else rng.choice(inside)
+            for line in lines:
+                line.pop() if move == "pop" else line.remove(gone)
+            inside.remove(gone)
+            free.append(gone)
+        assert len(lines[0]) == len(lines[1]) == len(inside)
+        assert list(lines[0]) == list(lines[1])
+        if inside:
+            assert lines[0].peek() is lines[1].peek()
 
 
 # ---- idle KV ----
