@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 GB = 1e9
 GRAPHS_UP_TO = 256  #: sequences in the largest batch that has a CUDA graph
-WARM_UP_TOKENS = 512  #: of the longest chunk before the clock starts
+WARM_UP_TOKENS = 512  #: of the longest chunk before the clock starts, on a CPU
 INSTALL = "pip install 'infersim[gpu]', or torch alone for --backend torch"
 
 
@@ -139,8 +140,13 @@ def execute_cell(
         told=progress,
         seen=seen,
     )
+    gc.collect()
+    gc.freeze()  # going through all that was ever imported holds a step up for a tenth of a second
     begun = perf_counter()
-    played = host.play()
+    try:
+        played = host.play()
+    finally:
+        gc.unfreeze()
     wall_s = perf_counter() - begun
     records = made.records(played, log)
     source = f"measured: {devices.said}"
@@ -218,7 +224,9 @@ class Devices:
             dtype=self._dtype,
             device=self._device,
         )
-        tokens = min(limits.max_num_batched_tokens, limits.max_model_len, WARM_UP_TOKENS)
+        tokens = min(limits.max_num_batched_tokens, limits.max_model_len)
+        if self._options.device == "cpu":
+            tokens = min(tokens, WARM_UP_TOKENS)
         if self._apart:
             from .executor.worker import WorkerRunner
 
@@ -343,6 +351,8 @@ def free_bytes(device: str) -> int:
     if device == "cuda":
         import torch
 
+        gc.collect()  # the last run's model hangs in cycles of its replicas
+        torch.cuda.empty_cache()  # else what torch keeps of it for later counts as taken
         return int(torch.cuda.mem_get_info()[0])
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
