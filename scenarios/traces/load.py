@@ -26,7 +26,25 @@ def load(path: str | Path, *, format: str | None = None, options: Options | None
         value = getattr(source.options, name)
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, found {value}")
-    return (detect(source) if format is None else named(format)).read(source)
+    trace = (detect(source) if format is None else named(format)).read(source)
+    _refuse_unused(source, trace)
+    return trace
+
+
+def _refuse_unused(source: Source, trace: Trace) -> None:
+    """Refuse an option that says something else than the file, or nothing in its format."""
+    wanted, text = source.options.block_size, FORMATS["sharegpt"].name
+    if wanted not in (None, trace.block_size):
+        holds = (
+            f"has blocks of {trace.block_size} tokens" if trace.block_size else "has no block ids"
+        )
+        raise InputError(f"{trace.format} {holds}, and block_size says {wanted}", where=trace.file)
+    if (
+        trace.format != text
+        and source.options.characters_per_token != Options().characters_per_token
+    ):
+        message = f"{trace.format} holds token counts: characters_per_token is for {text}"
+        raise InputError(message, where=trace.file)
 
 
 def named(format: str) -> Format:

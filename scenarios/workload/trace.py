@@ -133,6 +133,7 @@ class TraceSpec(Spec):
         state = path.stat()
         trace = _loaded(path, state.st_mtime_ns, state.st_size, self.format, self._options())
         self._check_limit(trace)
+        self._check_times(trace)
         return Replay(self, trace, streams, contents, folders).built()
 
     def _options(self) -> Options:
@@ -156,6 +157,20 @@ class TraceSpec(Spec):
                 f"{trace.format} holds single requests: limit requests, not sessions",
                 where="workload.sessions",
             )
+
+    def _check_times(self, trace: Trace) -> None:
+        """Refuse what says something of times that this trace does not have, or does not keep."""
+        paced = bool(trace.sessions) or self.loop == "closed"
+        timed = trace.timed and (self.arrivals is None or self.loop == "closed")
+        for key, used, why in (
+            ("time_scale", timed, "the trace has no arrival times" if not trace.timed else ""),
+            ("think_scale", paced, "requests do not wait for answers; loop: closed lets them"),
+            ("think_s", paced, "requests do not wait for answers; loop: closed lets them"),
+        ):
+            default = type(self).model_fields[key].default
+            if not used and getattr(self, key) != default:
+                message = f"{key} would do nothing: {why or 'arrivals replace the recorded times'}"
+                raise InputError(message, where=f"workload.{key}")
 
     def _without_file(
         self,

@@ -267,6 +267,8 @@ class ModelSpec:
                 where="dp",
                 help="ranks of a dense model never wait for each other: use replicas",
             )
+        if parallelism.expert_parallel and not self.experts:
+            raise InputError(f"{self.name} has no experts", where="expert_parallel")
         if not parameters.shares_experts(self, parallelism):
             parts = (
                 f"{self.experts} experts"

@@ -125,6 +125,7 @@ def test_what_ranks_compute_together_is_as_uncertain_as_its_parts() -> None:
     ("name", "split", "says"),
     [
         ("llama-3.1-8b", DP2, "no experts"),
+        ("llama-3.1-8b", Parallelism(expert_parallel=True), "no experts"),
         ("qwen3-30b-a3b", Parallelism(dp=3, expert_parallel=True), "128 experts"),
         ("qwen3-30b-a3b", Parallelism(dp=5), "768 columns"),
     ],

@@ -205,6 +205,10 @@ def test_notes_and_fallback(host: Any, tmp_path: Path) -> None:
         ({"format": "azure"}, "no column ContextTokens"),
         ({"block_size": 100}, "do not fit a prompt"),
         ({"time_scale": 1e8}, "beyond the simulator's clock"),
+        ({"time_scale": 2, "arrivals": 1}, "arrivals replace the recorded times"),
+        ({"think_scale": 2}, "do not wait for answers"),
+        ({"think_s": 2}, "do not wait for answers"),
+        ({"characters_per_token": 3}, "is for sharegpt"),
     ],
 )
 def test_what_does_not_fit_the_trace(tmp_path: Path, keys: dict[str, Any], said: str) -> None:
@@ -229,6 +233,19 @@ def test_what_is_wrong_in_the_scenario(keys: dict[str, Any], said: str) -> None:
 def test_sessions_are_not_limited_by_requests(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="limit sessions, not requests"):
         built(claude(tmp_path / "c"), requests=1, concurrency=1)
+
+
+def test_sessions_have_no_times_to_scale(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the trace has no arrival times"):
+        built(claude(tmp_path / "c"), concurrency=1, time_scale=2)
+
+
+def test_a_block_size_that_the_trace_does_not_have(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n"
+    )
+    with pytest.raises(InputError, match="azure has no block ids, and block_size says 16"):
+        built(tmp_path / "a.csv", block_size=16)
 
 
 @pytest.mark.skipif(not TRACES.exists(), reason="shared/traces is not here")
