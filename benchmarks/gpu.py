@@ -54,6 +54,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("tests", "kernels", "calibrate", "validate")
 MODELS = ("llama-3.1-8b", "qwen3-0.6b")
 RESULTS, PAGE = "results.json", "results.md"
+_TEST_PROCESSES = 6  # the largest caches of tests are 9 GB each
 STOP_S = 60.0  #: that a process may take to end when it has said everything
 Keep = Callable[[dict[str, Any]], None]
 
@@ -210,7 +211,7 @@ def _tests(model: str | None, options: argparse.Namespace, keep: Keep) -> dict[s
         return {"last": "not run: in small they are what the test suite runs", "broken": []}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels"]
     if find_spec("xdist") is not None:
-        command += ["-n", str(min(8, os.cpu_count() or 1))]
+        command += ["-n", str(min(_TEST_PROCESSES, os.cpu_count() or 1))]
     try:
         done = subprocess.run(
             command,

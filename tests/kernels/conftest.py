@@ -27,6 +27,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a GPU")
 
 
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """What real sizes took is there for the processes beside this one."""
+    if item.get_closest_marker("gpu") and ON_GPU:
+        torch.cuda.empty_cache()
+
+
 @pytest.fixture(scope="session")
 def device() -> str:
     """Where the kernels run."""
