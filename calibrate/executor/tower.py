@@ -95,10 +95,8 @@ class Tower:
         v = self._vision
         x = linear(self._draw(picture), self._embedding)
         if v.positions:
-            x = (
-                x
-                + self._positions[torch.arange(len(x), device=self._device) * v.positions // len(x)]
-            )
+            places = torch.arange(len(x), device=self._device) * v.positions // len(x)
+            x = x + self._positions[places]
         cos, sin = self._angles(picture.tokens)
         window = v.window**2
         full_every = v.layers // v.full_layers if v.full_layers else v.layers + 1
@@ -129,7 +127,8 @@ class Tower:
         width = tokens // height
         rows = (token // width * v.merge)[:, None, None] + inner[:, None]
         columns = (token % width * v.merge)[:, None, None] + inner
-        both = torch.stack(torch.broadcast_tensors(rows, columns), -1).view(-1, 2)
+        shape = (tokens, v.merge, v.merge)
+        both = torch.stack((rows.expand(shape), columns.expand(shape)), -1).view(-1, 2)
         quarter = v.hidden // v.heads // 4
         exponents = torch.arange(quarter, device=self._device) / quarter
         angles = (both[:, :, None] * ROPE_THETA**-exponents).flatten(1)[:, None]
@@ -172,7 +171,7 @@ class Tower:
 
 def _attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, size: int) -> torch.Tensor:
     """[n, heads * width] of [n, heads, width], in runs of *size*."""
-    q, k, v = (x.unflatten(0, (-1, size)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (x.reshape(-1, size, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
     return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).flatten(1)
 
 

@@ -96,6 +96,18 @@ def test_images_of_a_virtual_run_are_the_simulated_ones(
     assert executed["cells"] == json.loads(capsys.readouterr().out)["cells"]
 
 
+def test_encoders_on_a_real_clock() -> None:
+    Path("seeing.yaml").write_text(SEEING)
+    settings = ["--clock", "wall", "--no-report", "--out", "wall", "--set", "workload.requests=3"]
+    assert run(["execute", "seeing.yaml", *settings]) == 0
+    rows = pd.read_parquet("wall/requests.parquet")
+    assert (rows["status"] == "finished").all()
+    assert (rows["encode_ps"] > 0).any()
+    assert (rows["scheduled_ps"] - rows["arrival_ps"] >= rows["encode_ps"]).all()
+    timing = json.loads(Path("wall/timing.json").read_text())["computing"][0]
+    assert min(timing["device_s"], timing["copying_s"]) > 0
+
+
 def test_images_need_a_tower_with_drawn_weights() -> None:
     pytest.importorskip("torch")
     Path("seeing.yaml").write_text(SEEING)
