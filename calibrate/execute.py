@@ -227,6 +227,8 @@ class Devices:
         tokens = min(limits.max_num_batched_tokens, limits.max_model_len)
         if self._options.device == "cpu":
             tokens = min(tokens, WARM_UP_TOKENS)
+        if pool.spec.role == "encode":
+            tokens = 1  # it computes no prompts
         if self._apart:
             from .executor.worker import WorkerRunner
 
