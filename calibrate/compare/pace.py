@@ -19,7 +19,7 @@ class Pace(NamedTuple):
     Attributes:
         median, p95: times that it took for the same work, over the steps.
         alike: steps that had the pace of the calibration.
-        steps: those whose pace is known.
+        steps: all.
     """
 
     median: float
@@ -39,13 +39,16 @@ class Pace(NamedTuple):
 def ratios(steps: Table, pace_s: float) -> NDArray[np.float64]:
     """Of each step of one replica, in order: the slower probe of both its ends over *pace_s*.
 
-    NaN where one of them was not taken: on a GPU, and before the first step.
+    NaN where one of them was not taken (on a GPU, and before the first step), or where they
+    differ: the host's speed changed within the step.
     """
     probes = steps.get("pace_ps")
     if probes is None or not pace_s:
         return np.full(len(steps["step"]), np.nan)
     known = np.where(probes > 0, probes / 1e12 / pace_s, np.nan)
-    return np.maximum(known, np.concatenate([[np.nan], known[:-1]])[: len(known)])
+    before = np.concatenate([[np.nan], known[:-1]])[: len(known)]
+    slower, faster = np.maximum(known, before), np.minimum(known, before)
+    return np.where(slower <= BAND * faster, slower, np.nan)
 
 
 def at_pace(ratio: NDArray[np.float64]) -> Flags:
@@ -59,4 +62,4 @@ def pace(ratio: NDArray[np.float64]) -> Pace | None:
     if not len(known):
         return None
     p95 = float(np.percentile(known, 95))
-    return Pace(float(np.median(known)), p95, int(at_pace(known).sum()), len(known))
+    return Pace(float(np.median(known)), p95, int(at_pace(known).sum()), len(ratio))

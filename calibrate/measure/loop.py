@@ -31,7 +31,7 @@ from ..executor.batch import Batch
 from ..executor.clock import Call, Stepping, WallClock
 from ..executor.kv import KVCache
 from ..executor.model import Model
-from ..executor.pace import Paced, pace_ps
+from ..executor.pace import Paced, pace_between, pace_ps
 from ..executor.runner import Done, Runner, Ticket
 from ..executor.server import Server
 from ..executor.texts import Texts
@@ -232,7 +232,8 @@ def _timed(log: dict[str, np.ndarray[Any, Any]], samples: int) -> list[Timed]:
     names = ("start_ps", "end_ps", "device_ps", "pace_ps")
     start, end, device, pace = (log[name][-samples:].tolist() for name in names)
     before = log["pace_ps"][-samples - 1 : -1].tolist()
-    walls = [(b - a) / 1e12 for a, b in zip(start, end, strict=True)]
-    slower = [max(pair) / 1e12 for pair in zip(before, pace, strict=True)]
-    paced = [Paced.of(*one) if one[1] > 0 else one[0] for one in zip(walls, slower, strict=True)]
-    return [Timed(wall, one / 1e12) for wall, one in zip(paced, device, strict=True)]
+    walls: list[float] = [(b - a) / 1e12 for a, b in zip(start, end, strict=True)]
+    if pace[-1] > 0:
+        between = [pace_between(a / 1e12, b / 1e12) for a, b in zip(before, pace, strict=True)]
+        walls = [Paced.of(*one) for one in zip(walls, between, strict=True)]
+    return [Timed(wall, one / 1e12) for wall, one in zip(walls, device, strict=True)]

@@ -9,7 +9,7 @@ from statistics import median
 from time import monotonic
 from typing import NamedTuple
 
-from ..executor.pace import Paced
+from ..executor.pace import Paced, pace_between
 from .meter import Anchor, Meter
 from .point import Block, Point
 from .store import Sample, Store
@@ -46,7 +46,7 @@ class Effort:
         CPU as well and slow it down for seconds: the rounds of a point lie as far apart as they
         can, and anchors that moved say nothing that another try would mend.
         """
-        return cls() if kind == "cuda" else cls(3, 0, 0.2, spread=True, more=3)
+        return cls() if kind == "cuda" else cls(3, 0, 0.2, spread=True, more=4)
 
 
 class Tick(NamedTuple):
@@ -224,8 +224,8 @@ class Runner:
             return self.meter.samples(point)
         before_ns = self.pace()
         times = self.meter.samples(point)
-        slower_s = max(before_ns, self.pace()) / 1e9
-        return [time if isinstance(time, Paced) else Paced.of(time, slower_s) for time in times]
+        pace_s = pace_between(before_ns / 1e9, self.pace() / 1e9)
+        return [time if isinstance(time, Paced) else Paced.of(time, pace_s) for time in times]
 
 
 def _scatter(values: Sequence[float]) -> float:

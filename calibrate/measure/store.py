@@ -33,7 +33,8 @@ class Sample(NamedTuple):
         round: in which round of its block; each goes over the points in another order.
         drift: how far the anchors moved during the round.
         kept: False where the round was repeated because of that: kept on disk, not fitted.
-        pace_s: of the host around it (`executor.pace`); 0 where it was not taken, as on a GPU.
+        pace_s: of the host around it (`executor.pace`); 0 where it changed meanwhile, and where it
+            is not taken, as on a GPU.
     """
 
     point: Point
@@ -110,7 +111,7 @@ class Store:
         return {point: _at(samples, pace_s) for point, samples in found.values()}
 
     def pace_s(self) -> float:
-        """The host's pace at which most points were measured; 0 where it was not taken."""
+        """The host's pace that the tables are made at; 0 where it was not taken."""
         return prevailing((s.point.key, s.pace_s) for s in self.samples if s.kept)
 
     def off_pace(self) -> set[Key]:
