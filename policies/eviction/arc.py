@@ -42,35 +42,36 @@ class Arc(QueuedEviction):
         return (FREQUENT if block.key in self._frequent else RECENT,)
 
     def on_insert(self, block: CachedBlock, request: Request | None) -> None:
+        key, recent, frequent = block.key, self._left_recent, self._left_frequent
         self._cached += 1
-        self._most = max(self._most, self._cached)
-        recent, frequent = self._left_recent, self._left_frequent
-        if block.key in recent:
+        if self._cached > self._most:
+            self._most = self._cached
+        if key in recent:
             self._target = min(self._target + max(1.0, len(frequent) / len(recent)), self._most)
-            del recent[block.key]
-            self._frequent.add(block.key)
-        elif block.key in frequent:
+            del recent[key]
+            self._frequent.add(key)
+        elif key in frequent:
             self._target = max(self._target - max(1.0, len(recent) / len(frequent)), 0.0)
-            del frequent[block.key]
-            self._frequent.add(block.key)
+            del frequent[key]
+            self._frequent.add(key)
 
     def on_hit(self, block: CachedBlock, request: Request | None) -> None:
         self._frequent.add(block.key)
 
     def on_evict(self, block: CachedBlock) -> None:
-        self._cached -= 1
-        recent, frequent = self._left_recent, self._left_frequent
-        if block.key in self._frequent:
-            self._frequent.remove(block.key)
-            frequent[block.key] = None
+        key, recent, frequent = block.key, self._left_recent, self._left_frequent
+        cached = self._cached = self._cached - 1
+        if key in self._frequent:
+            self._frequent.remove(key)
+            frequent[key] = None
         else:
-            recent[block.key] = None
-        while recent and self._cached - len(self._frequent) + len(recent) > self._most:
+            recent[key] = None
+        while recent and cached - len(self._frequent) + len(recent) > self._most:
             recent.popitem(last=False)
-        while frequent and self._cached + len(recent) + len(frequent) > 2 * self._most:
+        while frequent and cached + len(recent) + len(frequent) > 2 * self._most:
             frequent.popitem(last=False)
 
     def pick(self, queues: Queues) -> int:
-        recent = queues.length(RECENT)
-        too_long = recent > self._target or not queues.length(FREQUENT)
+        recent = queues.lengths[RECENT]
+        too_long = recent > self._target or not queues.lengths[FREQUENT]
         return RECENT if recent and too_long else FREQUENT

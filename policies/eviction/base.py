@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias
 
 from ..types import CachedBlock, Picoseconds, Promise, Request
@@ -68,3 +69,10 @@ class Eviction:
 
     def on_evict(self, block: CachedBlock) -> None:
         """The block left the index; state kept for it can go."""
+
+
+def hook(policy: Eviction, name: str) -> Callable[..., None] | None:
+    """What *policy* wants to be told, e.g. its ``on_hit``; None if it does not listen."""
+    method = getattr(policy, name)
+    own = getattr(method, "__func__", None) is not getattr(Eviction, name)
+    return method if policy.observes and own else None

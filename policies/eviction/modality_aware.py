@@ -72,7 +72,7 @@ class ModalityAware(QueuedEviction):
 
     def pick(self, queues: Queues) -> int:
         for pool, other in ((TEXT, MEDIA), (MEDIA, TEXT)):
-            if not queues.length(pool):
+            if not queues.lengths[pool]:
                 return other
         over = self._blocks[MEDIA] - self.media_share * sum(self._blocks)
         if over:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 from ..types import CachedBlock, Promise
 from .base import Eviction, Key
-
-U = TypeVar("U")
 
 
 class Queues(Protocol):
     """The idle units of a cache by queue, each in the order of its keys."""
 
-    def length(self, queue: int) -> int:
-        """How many units the queue holds."""
+    @property
+    def lengths(self) -> Mapping[int, int]:
+        """How many units each queue holds; 0 for one that never was."""
 
     def head(self, queue: int) -> CachedBlock:
         """The unit of a queue that is not empty with the smallest key."""
@@ -42,23 +42,3 @@ class QueuedEviction(Eviction):
     def spare(self, block: CachedBlock, key: Key) -> Key | None:
         """The new key of the head of the picked queue, *key* until now; None: it leaves."""
         return None
-
-
-class Takeable(Queues, Protocol[U]):
-    """Queues that a host lets go of."""
-
-    def take(self, queue: int) -> tuple[U, CachedBlock, Key]:
-        """Remove the head of a queue."""
-
-    def put(self, unit: U, key: Key) -> None:
-        """Add a unit behind those with equal keys."""
-
-
-def next_to_leave(policy: Any, queues: Takeable[U]) -> U:
-    """Take out the unit that *policy* gives up."""
-    while True:
-        unit, block, key = queues.take(policy.pick(queues))
-        again = policy.spare(block, key)
-        if again is None:
-            return unit
-        queues.put(unit, again)

@@ -56,24 +56,27 @@ class S3Fifo(QueuedEviction):
         return (SMALL, block.inserted) if entry is None else (MAIN, entry)
 
     def on_insert(self, block: CachedBlock, request: Request | None) -> None:
-        self._hits[block.key] = 0
-        if block.key in self._ghosts:
-            del self._ghosts[block.key]
+        key = block.key
+        self._hits[key] = 0
+        if key in self._ghosts:
+            del self._ghosts[key]
             self._enter_main(block)
 
     def on_hit(self, block: CachedBlock, request: Request | None) -> None:
         self._hits[block.key] = min(self._hits.get(block.key, 0) + 1, MOST_HITS)
 
     def on_evict(self, block: CachedBlock) -> None:
-        self._hits.pop(block.key, None)
-        if self._main.pop(block.key, None) is None:
-            self._ghosts[block.key] = None
+        key, ghosts = block.key, self._ghosts
+        self._hits.pop(key, None)
+        if self._main.pop(key, None) is None:
+            ghosts[key] = None
             most = round((1 - self.small) * (len(self._hits) + 1))
-            while len(self._ghosts) > most:
-                self._ghosts.popitem(last=False)
+            while len(ghosts) > most:
+                ghosts.popitem(last=False)
 
     def pick(self, queues: Queues) -> int:
-        small, main = queues.length(SMALL), queues.length(MAIN)
+        lengths = queues.lengths
+        small, main = lengths[SMALL], lengths[MAIN]
         return SMALL if small and (not main or small >= self.small * (small + main)) else MAIN
 
     def spare(self, block: CachedBlock, key: Key) -> Key | None:

@@ -50,9 +50,10 @@ class WTinyLfu(QueuedEviction):
             )
 
     def _count(self, key: int) -> None:
-        self._counts[key] = self._counts.get(key, 0) + 1
+        counts = self._counts
+        counts[key] = counts.get(key, 0) + 1
         self._references += 1
-        if self._references >= REFERENCES_PER_BLOCK * max(len(self._queue), 1):
+        if self._references >= REFERENCES_PER_BLOCK * (len(self._queue) or 1):
             self._references //= 2
             self._counts = {k: n // 2 for k, n in self._counts.items() if n > 1}
 
@@ -60,20 +61,22 @@ class WTinyLfu(QueuedEviction):
         return (self._queue.get(block.key, WINDOW),)
 
     def on_insert(self, block: CachedBlock, request: Request | None) -> None:
-        self._queue.setdefault(block.key, WINDOW)
-        self._count(block.key)
+        key = block.key
+        self._queue.setdefault(key, WINDOW)
+        self._count(key)
 
     def on_hit(self, block: CachedBlock, request: Request | None) -> None:
-        self._count(block.key)
-        if self._queue.get(block.key) == PROBATION:
-            self._queue[block.key] = PROTECTED
+        key = block.key
+        self._count(key)
+        if self._queue.get(key) == PROBATION:
+            self._queue[key] = PROTECTED
 
     def on_evict(self, block: CachedBlock) -> None:
         self._queue.pop(block.key, None)
 
     def pick(self, queues: Queues) -> int:
-        length = queues.length
-        window, probation, protected = length(WINDOW), length(PROBATION), length(PROTECTED)
+        lengths = queues.lengths
+        window, probation, protected = lengths[WINDOW], lengths[PROBATION], lengths[PROTECTED]
         self._goes_on = False
         if self._lost:  # the head of the main part, against who was let in
             return PROBATION

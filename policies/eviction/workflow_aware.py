@@ -72,7 +72,7 @@ class Owners:
 
     def prune(self, queues: Queues) -> None:
         """Forget sets of agents that own nothing any more."""
-        for queue in [q for q in self.sets if q and not self._members[q] and not queues.length(q)]:
+        for queue in [q for q in self.sets if q and not self._members[q] and not queues.lengths[q]]:
             del self._queues[self.sets.pop(queue)]
             del self._members[queue]
 
@@ -163,7 +163,7 @@ class WorkflowAware(QueuedEviction):
             self._order = self._ranked()
         found, furthest = -1, -inf
         for steps, queue in self._order:
-            if not queues.length(queue):
+            if not queues.lengths[queue]:
                 continue
             if found >= 0 and steps < furthest:
                 break

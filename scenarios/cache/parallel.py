@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -41,7 +42,8 @@ def _results(study: Study, cells: Sequence[Cell], jobs: int) -> Iterator[tuple[C
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _start, (study,)) as pool:
-        pending = {pool.submit(_work, cell): cell for cell in cells}
+        order = sorted(cells, key=lambda cell: study.effort(cell), reverse=True)
+        pending = {pool.submit(_work, cell): cell for cell in order}
         try:
             for future in as_completed(pending):
                 yield pending[future], future.result()
@@ -59,6 +61,8 @@ def _results(study: Study, cells: Sequence[Cell], jobs: int) -> Iterator[tuple[C
 
 def _start(study: Study) -> None:
     _STUDY.append(study)
+    gc.collect()
+    gc.freeze()  # the requests are there for good: let no later collection go through them
 
 
 def _work(cell: Cell) -> Result:

@@ -9,15 +9,15 @@ cache is full, except that a block which is cached already (behind a gap) keeps 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heappop, heappush
 from math import inf
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from ...policies.errors import InputError
-from ...policies.eviction.base import Eviction, Key
-from ...policies.types import CachedBlock, Picoseconds, Request
-from .order import Order, QueuedOrders
+from ...policies.eviction.base import Eviction, hook
+from ...policies.types import CachedBlock, Request
+from ...sim.state.kv.idle import IdleOrder
+from ...sim.state.kv.queued import QueuedOrder
 from .stream import Blocks, Stream
 
 #: a named tuple's own constructor is Python code: a tenth of the replay's time
@@ -105,13 +105,15 @@ class ReplayCache:
 
     def __init__(self, capacity: int, policy: Eviction, block_size: int = 1) -> None:
         self._capacity, self._policy = capacity, policy
-        self._may_bypass, self._dynamic = policy.promise.oracle, policy.promise.dynamic
-        self._cached: dict[int, tuple[CachedBlock, Key]] = {}
-        self._order: Any = Order()
+        self._may_bypass = policy.promise.oracle
+        self._on_insert, self._on_hit, self._on_evict = (
+            hook(policy, name) for name in ("on_insert", "on_hit", "on_evict")
+        )
+        self._cached: dict[int, CachedBlock] = {}
+        self._order: Any = IdleOrder(policy)
         if policy.promise.queues:
-            self._order = QueuedOrders(policy, lambda block: self._cached[block][0])
-        self._turns: list[tuple[Picoseconds, int, int, Key]] = []  # when, ranking, block, new key
-        self._insertions = self._rankings = self._references = 0
+            self._order = QueuedOrder(policy, self._cached.__getitem__)
+        self._insertions = self._references = 0
         self._block_size = block_size
 
     def __len__(self) -> int:
@@ -123,15 +125,14 @@ class ReplayCache:
     def serve(self, request: Request, blocks: Blocks | Sequence[int]) -> int:
         """Look *blocks* up at the request's arrival, insert the misses, return the hits."""
         cached, order, policy, now = self._cached, self._order, self._policy, request.arrival_ps
-        observes, dynamic = policy.observes, self._dynamic
         hits, whole = 0, True
         used, length, size = self._references, len(blocks), self._block_size
         self._references += length
         important = -request.priority
         for position, block in enumerate(blocks):
-            entry = cached.get(block)
+            unit = cached.get(block)
             used += 1
-            if entry is None:
+            if unit is None:
                 whole = False
                 inserted = self._insertions
                 unit = _unit(
@@ -141,61 +142,32 @@ class ReplayCache:
                 if len(cached) >= self._capacity and not self._make_room(unit, request):
                     continue
                 self._insertions += 1
-                if observes:
-                    policy.on_insert(unit, request)
-                key = policy.key(unit, request, now)
-                if dynamic:
-                    key = self._ranked(block, key)
-                order.put(block, key)
+                if self._on_insert is not None:
+                    self._on_insert(unit, request)
             elif whole:
                 hits += 1
-                (_, _, _, known, inserted, _, most, reach, _, _), old = entry
+                order.remove(block)
+                _, _, _, known, inserted, _, most, reach, _, _ = unit
                 most = important if important > most else most
                 reach = length if length > reach else reach
                 unit = _unit(
                     CachedBlock,
                     (block, position, 1, known + 1, inserted, used, most, reach, size, 0),
                 )
-                if observes:
-                    policy.on_hit(unit, request)
-                key = policy.key(unit, request, now)
-                if dynamic:
-                    key = self._ranked(block, key)
-                order.move(block, old, key)
+                if self._on_hit is not None:
+                    self._on_hit(unit, request)
             else:
                 continue
-            cached[block] = (unit, key)
+            cached[block] = unit
+            order.put(block, policy.key(unit, request, now))
         return hits
 
     def _make_room(self, unit: CachedBlock, request: Request) -> bool:
         """Evict one block, unless *unit* bypasses the full cache: then False."""
         policy, now = self._policy, request.arrival_ps
-        if self._turns:
-            self._turn(now)
         if self._may_bypass and policy.key(unit, request, now) <= self._order.first():
             return False
-        victim, _ = self._cached.pop(self._order.pop())
-        if policy.observes:
-            policy.on_evict(victim)
+        victim = self._cached.pop(self._order.pop(now))
+        if self._on_evict is not None:
+            self._on_evict(victim)
         return True
-
-    def _ranked(self, block: int, key: Key) -> Key:
-        """*key* with the block's place in the order of references, which it keeps as keys turn."""
-        self._rankings += 1
-        self._watch(block, key, self._rankings)
-        return (key, self._rankings)
-
-    def _watch(self, block: int, key: Key, ranking: int) -> None:
-        turn = self._policy.next_key(key)
-        if turn is not None:
-            heappush(self._turns, (turn[0], ranking, block, turn[1]))
-
-    def _turn(self, now: Picoseconds) -> None:
-        """Give every block whose key has turned by *now* its new one."""
-        while self._turns and self._turns[0][0] <= now:
-            _, ranking, block, key = heappop(self._turns)
-            entry = self._cached.get(block)
-            if entry is not None and entry[1][1] == ranking:
-                self._watch(block, key, ranking)
-                self._cached[block] = (entry[0], (key, ranking))
-                self._order.move(block, entry[1], (key, ranking))

@@ -99,6 +99,11 @@ class Study:
             for tokens in sizes
         ]
 
+    def effort(self, cell: Cell) -> tuple[bool, float]:
+        """Orders cells by how long they take, roughly: lru, which keeps runs, takes least."""
+        subject = self.subjects[cell.subject]
+        return cell.eviction != LRU, subject.visits.prompt_tokens / cell.block_tokens
+
     def facts(self) -> dict[str, Any]:
         """What the readers of its results want to know of it."""
         return {

@@ -195,7 +195,7 @@ def test_idle_units_leave_by_key_then_age(rng: Random) -> None:
         if action < 0.6 or not units:
             age += 1
             units[unit] = (now + rng.randrange(6), age)
-            order.add_all([(unit, (1, units[unit][0]))])
+            order.put(unit, (1, units[unit][0]))
         elif action < 0.75:
             gone = rng.choice(list(units))
             del units[gone]
@@ -213,10 +213,10 @@ def test_fixed_keys_are_never_asked_again() -> None:
             return (3,)
 
     order: IdleOrder[int] = IdleOrder(Fixed())
-    order.add_all([(i, (-i % 4,)) for i in range(200)])
+    order.add(range(200), [(-i % 4,) for i in range(200)])
     for i in range(0, 200, 2):
         order.remove(i)
-    order.add_all([(1000, (9,))])  # the heap is rebuilt: more stale entries than live ones
+    order.put(1000, (9,))  # the heap is rebuilt: more stale entries than live ones
     assert order.units()[:3] == [3, 7, 11]
     assert [order.pop(0) for _ in range(3)] == [3, 7, 11]
     assert order.units()[-1] == 1000

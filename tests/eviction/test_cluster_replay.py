@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +14,6 @@ import pytest
 
 from infersim.policies.errors import InputError
 from infersim.policies.eviction.base import Eviction, Key
-from infersim.policies.eviction.queues import next_to_leave
 from infersim.policies.registry import eviction, routing
 from infersim.policies.types import CachedBlock, Request
 from infersim.scenarios import build, grid, load
@@ -77,9 +78,12 @@ class Listed:
         self._count += 1
         self._units.append((key, self._count, unit))
 
-    def add_all(self, units: list[tuple[int, Key]]) -> None:
-        for unit, key in units:
+    def add(self, units: list[int], keys: Iterable[Key]) -> None:
+        for unit, key in zip(units, keys, strict=False):
             self.put(unit, key)
+
+    def add_alike(self, units: list[int], key: Key) -> None:
+        self.add(units, repeat(key))
 
     def remove_all(self, units: list[int]) -> None:
         self._units = [entry for entry in self._units if entry[2] not in units]
@@ -87,8 +91,9 @@ class Listed:
     def _first(self, queue: int) -> tuple[Key, int, int]:
         return min(entry for entry in self._units if entry[0][0] == queue)
 
-    def length(self, queue: int) -> int:
-        return sum(key[0] == queue for key, _, _ in self._units)
+    @property
+    def lengths(self) -> Counter[int]:
+        return Counter(key[0] for key, _, _ in self._units)
 
     def head(self, queue: int) -> CachedBlock:
         return self._cached(self._first(queue)[2])
@@ -97,14 +102,18 @@ class Listed:
         key, count, _ = self._first(queue)
         return key[1:], count
 
-    def take(self, queue: int) -> tuple[int, CachedBlock, Key]:
-        entry = self._first(queue)
-        self._units.remove(entry)
-        return entry[2], self._cached(entry[2]), entry[0]
+    def _given_up(self, policy: Any) -> int:
+        while True:
+            entry = self._first(policy.pick(self))
+            self._units.remove(entry)
+            again = policy.spare(self._cached(entry[2]), entry[0])
+            if again is None:
+                return entry[2]
+            self.put(entry[2], again)
 
     def pop(self, now: int) -> int:
         if self._policy.promise.queues:
-            return next_to_leave(self._policy, self)
+            return self._given_up(self._policy)
         if self._policy.promise.dynamic:
             self._units = [(self._turned(key, now), n, unit) for key, n, unit in self._units]
         entry = min(self._units)

@@ -253,5 +253,5 @@ def test_the_pool_orders_blocks_as_the_replay_does(
                 units[block] = CachedBlock(block, position, 1, 0, insertions)
                 insertions += 1
                 policy.on_insert(units[block], asked)
-            order.add_all([(block, policy.key(units[block], asked, asked.arrival_ps))])
+            order.put(block, policy.key(units[block], asked, asked.arrival_ps))
         assert replayed.serve(asked, blocks) == hits

@@ -18,7 +18,7 @@ from infersim.policies.eviction.sieve import Sieve
 from infersim.policies.eviction.w_tinylfu import WTinyLfu
 from infersim.policies.types import CachedBlock, Request
 from infersim.scenarios.cache.replay import ReplayCache
-from infersim.sim.state.kv.fixed import QueuedOrder
+from infersim.sim.state.kv.queued import QueuedOrder
 
 ASKED = Request(0, 0, (), 0, 0, -1)
 
@@ -164,7 +164,7 @@ def test_the_pool_keeps_the_same_queues_as_the_replay(
                 chooser.on_evict(units.pop(leaver))
             units[block] = CachedBlock(block, 0, 1, 0, number)
             chooser.on_insert(units[block], ASKED)
-        order.add_all([(block, chooser.key(units[block], ASKED, 0))])
+        order.put(block, chooser.key(units[block], ASKED, 0))
         assert len(order) == len(units)
         assert sorted(order.units()) == sorted(units)
     assert found == hits(policy(), capacity, blocks)

@@ -79,6 +79,7 @@ def first_chunk_need_not_fit_whole(patch: pytest.MonkeyPatch) -> None:
 
 def newest_cached_block_leaves_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lru, "key", lambda self, block, request, now: (-block.inserted,))
+    patch.setattr(Lru, "reads", frozenset({"inserted"}))
 
 
 def blocks_are_freed_head_first(patch: pytest.MonkeyPatch) -> None:

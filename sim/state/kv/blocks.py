@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import groupby
 
 from ....policies.errors import InfersimError
-from ....policies.eviction.base import Eviction
+from ....policies.eviction.base import Eviction, hook
 from ....policies.types import CachedBlock, Picoseconds, Request
-from ..content import BLOCK_INDEX_BITS
 from ..sequence import Sequence
 from .face import HashChain, Hit
-from .fixed import FixedOrder, QueuedOrder
 from .idle import IdleOrder
+from .queued import QueuedOrder
 
 _NO_HIT = Hit(0, 0, False, ())
-_POSITION = (1 << BLOCK_INDEX_BITS) - 1
 _UNUSED = -(1 << 62)  # no request has used it
 _ALIKE = frozenset({"blocks", "block_size", "used"})  # fields that a request's blocks agree in
-_NAMED = frozenset({"key", "inserted", "blocks", "block_size"})  # all that queues look at
+_LATE = frozenset({"used", "importance", "reach"})  # fields that change when a request is done
 _unit = tuple.__new__  # a named tuple's own constructor is Python code
+_NOTHING = CachedBlock(0, 0, 1, 0, 0)  # the facts of a block that nobody asks about
 
 
 class BlockPool(HashChain):
@@ -57,24 +56,27 @@ class BlockPool(HashChain):
         self._ref: list[int] = [0]
         self._key: list[int | None] = [None]
         self._hits: list[int] = [0]
-        self._inserted: list[int] = [0]
         self._importance: list[int] = [_UNUSED]
         self._reach: list[int] = [0]
-        self._media: list[int] = [0]
+        self._facts: list[CachedBlock] = [_NOTHING]  # of each block, but for what changes late
         self._insertions = self._releases = 0
         self._index: dict[int, int] = {}  # key -> its earliest block
         self._twins: dict[int, list[int]] = {}  # key -> later blocks with the same content
         reads = eviction.reads
         self._tells_apart = reads is None or not reads <= _ALIKE | {"hits"}
+        self._keeps_facts = self._tells_apart or eviction.observes
+        self._on_insert, self._on_hit, self._on_evict = (
+            hook(eviction, name) for name in ("on_insert", "on_hit", "on_evict")
+        )
         self._by_hits = reads is not None and "hits" in reads
         self._counts_use = reads is None or not reads.isdisjoint({"importance", "reach"})
         self._counts_media = reads is None or "media_tokens" in reads
-        self._cached = self._named if reads is not None and reads <= _NAMED else self._described
-        self._idle: IdleOrder[int] | FixedOrder[int] | QueuedOrder[int] = FixedOrder()
+        self._cached: Callable[[int], CachedBlock] = self._described
+        if reads is not None and reads.isdisjoint(_LATE) and self._keeps_facts:
+            self._cached = self._facts.__getitem__
+        self._idle: IdleOrder[int] | QueuedOrder[int] = IdleOrder(eviction)
         if eviction.promise.queues:
             self._idle = QueuedOrder(eviction, self._cached)
-        elif eviction.promise.dynamic:
-            self._idle = IdleOrder(eviction)
 
     # ---- lookup ---------------------------------------------------------------------------------
 
@@ -108,9 +110,15 @@ class BlockPool(HashChain):
         for block in path:
             ref[block] += 1
             hits[block] += 1
-        if self._eviction.observes:
+        if self._by_hits and self._keeps_facts:
+            facts = self._facts
             for block in path:
-                self._eviction.on_hit(self._cached(block), seq.request)
+                key, position, _, _, *rest = facts[block]
+                facts[block] = _unit(CachedBlock, (key, position, 1, hits[block], *rest))
+        if self._on_hit is not None:
+            on_hit, cached, request = self._on_hit, self._cached, seq.request
+            for unit in map(cached, path):
+                on_hit(unit, request)
         seq.table.extend(path)
         seq.committed = hit.blocks
 
@@ -136,23 +144,27 @@ class BlockPool(HashChain):
     def _enter(self, blocks: int) -> None:
         """Lengthen the books by blocks that were never used."""
         self._key.extend([None] * blocks)
+        self._facts.extend([_NOTHING] * blocks)
         self._importance.extend([_UNUSED] * blocks)
-        for column in (self._ref, self._hits, self._media, self._inserted, self._reach):
+        for column in (self._ref, self._hits, self._reach):
             column.extend([0] * blocks)
 
-    def _evict(self, blocks: int) -> Iterable[int]:
+    def _evict(self, blocks: int) -> list[int]:
         self.evicted += blocks
-        idle = self._idle
-        if isinstance(idle, FixedOrder):  # nothing that a policy hears now changes who is next
-            taken = idle.pop_all(blocks)
-            for block in taken:
-                self._unindex(block)
-            return taken
-        taken = []
-        for _ in range(blocks):
-            block = idle.pop(self.now)
-            self._unindex(block)
-            taken.append(block)
+        idle, on_evict, cached = self._idle, self._on_evict, self._cached
+        if isinstance(idle, IdleOrder):  # nothing that a policy hears now changes who is next
+            taken = idle.pop_all(blocks, self.now)
+            if on_evict is not None:
+                for unit in map(cached, taken):
+                    on_evict(unit)
+        else:
+            taken = []
+            for _ in range(blocks):
+                block = idle.pop(self.now)
+                if on_evict is not None:
+                    on_evict(cached(block))
+                taken.append(block)
+        self._unindex(taken)
         return taken
 
     def release(self, seq: Sequence) -> None:
@@ -192,7 +204,7 @@ class BlockPool(HashChain):
         """Put what became idle into the order; one key for those that look alike to the policy."""
         rank, now, cached, idle = self._eviction.key, self.now, self._cached, self._idle
         if self._tells_apart:
-            idle.add_all([(block, rank(cached(block), request, now)) for block in blocks])
+            idle.add(blocks, [rank(cached(block), request, now) for block in blocks])
         elif self._by_hits:
             for _, run in groupby(blocks, self._hits.__getitem__):
                 alike = list(run)
@@ -200,31 +212,12 @@ class BlockPool(HashChain):
         elif blocks:
             idle.add_alike(blocks, rank(cached(blocks[0]), request, now))
 
-    def _named(self, block: int) -> CachedBlock:
-        """Content and age of a block only, twice as fast as all of it."""
-        return _unit(
-            CachedBlock,
-            (self._key[block], 0, 1, 0, self._inserted[block], 0, 0, 0, self.block_size, 0),
-        )
-
     def _described(self, block: int) -> CachedBlock:
-        key = self._key[block]
-        assert key is not None
-        return _unit(
-            CachedBlock,
-            (
-                key,
-                key & _POSITION,
-                1,
-                self._hits[block],
-                self._inserted[block],
-                self._releases,
-                self._importance[block],
-                self._reach[block],
-                self.block_size,
-                self._media[block],
-            ),
-        )
+        """All that the policy may know of a block now."""
+        key, position, blocks, _, inserted, *_, media_tokens = self._facts[block]
+        late = (self._releases, self._importance[block], self._reach[block], self.block_size)
+        known = (key, position, blocks, self._hits[block], inserted, *late, media_tokens)
+        return _unit(CachedBlock, known)
 
     # ---- the prefix index -----------------------------------------------------------------------
 
@@ -235,16 +228,17 @@ class BlockPool(HashChain):
             return
         table, request = seq.table[first:last], seq.request
         keys = seq.chain.block_keys(first, last, self.block_size)
-        index, key_of, hits, inserted = self._index, self._key, self._hits, self._inserted
-        self._describe(seq, first, last)
-        observer = self._eviction if self._eviction.observes else None
-        for number, (block, key) in enumerate(zip(table, keys, strict=True), self._insertions + 1):
-            key_of[block], hits[block], inserted[block] = key, 0, number
+        index, key_of, hits = self._index, self._key, self._hits
+        for block, key in zip(table, keys, strict=True):
+            key_of[block], hits[block] = key, 0
             if index.setdefault(key, block) != block:
                 self._twins.setdefault(key, []).append(block)
-            if observer is not None:
-                observer.on_insert(self._cached(block), request)
+        self._describe(seq, first, last)
         self._insertions += last - first
+        if self._on_insert is not None:
+            on_insert, cached = self._on_insert, self._cached
+            for unit in map(cached, table):
+                on_insert(unit, request)
         seq.committed = last
         if self.stored is not None:
             self.stored.append((seq, first, last))
@@ -253,31 +247,43 @@ class BlockPool(HashChain):
 
     def _describe(self, seq: Sequence, first: int, last: int) -> None:
         """What a policy may want to know of new blocks *first*..*last*-1 of a request."""
-        table = seq.table
+        table, keys, size = seq.table[first:last], self._key, self.block_size
         if self._counts_use:
-            for block in table[first:last]:
+            for block in table:
                 self._importance[block], self._reach[block] = -seq.request.priority, 0
-        if self._counts_media:
-            size, media_tokens = self.block_size, seq.chain.media_tokens
-            for at in range(first, last):
-                self._media[table[at]] = media_tokens(at * size, (at + 1) * size)
+        if not self._keeps_facts:
+            return
+        facts, media_tokens, number = self._facts, 0, self._insertions
+        for position, block in enumerate(table, first):
+            number += 1
+            if self._counts_media:
+                media_tokens = seq.chain.media_tokens(position * size, (position + 1) * size)
+            facts[block] = _unit(
+                CachedBlock,
+                (keys[block], position, 1, 0, number, 0, 0, 0, size, media_tokens),
+            )
 
     def key_of(self, block: int) -> int | None:
         """What the index holds in *block*; None: nothing."""
         return self._key[block]
 
-    def _unindex(self, block: int) -> None:
-        key = self._key[block]
-        assert key is not None
-        if self.evicted_keys is not None:
-            self.evicted_keys.append(key)
-        if self._eviction.observes:
-            self._eviction.on_evict(self._cached(block))
-        self._key[block] = None
-        twins = self._twins.get(key)
-        if twins is None:
-            del self._index[key]
-            return
+    def _unindex(self, blocks: list[int]) -> None:
+        """Nobody finds these blocks any more."""
+        keys, index, log = self._key, self._index, self.evicted_keys
+        for block in blocks:
+            key = keys[block]
+            assert key is not None
+            if log is not None:
+                log.append(key)
+            keys[block] = None
+            if key in self._twins:
+                self._untwin(block, key)
+            else:
+                del index[key]
+
+    def _untwin(self, block: int, key: int) -> None:
+        """Of several blocks with the same content, the earliest is the one to find."""
+        twins = self._twins[key]
         if self._index[key] == block:
             self._index[key] = twins.pop(0)
         else:

@@ -15,8 +15,8 @@ from ....policies.errors import InfersimError
 from ....policies.eviction.base import Eviction, Key
 from ....policies.types import Picoseconds, Promise, Request
 from ..content import Chain
-from .fixed import QueuedOrder
 from .idle import IdleOrder
+from .queued import QueuedOrder
 from .tree import Node, Slots
 
 _STAMP = 1 << 24  #: ticks are this far apart, so that a path is stamped leaf newest
@@ -274,7 +274,7 @@ class RadixIndex:
         key = self._eviction.key(node.cached(self.block_size), node.request, self.now)
         self._unrank(node)
         self._listed.add(node)
-        self._leaves.add_all([(node, (*key, node.used))])
+        self._leaves.put(node, (*key, node.used))
 
     def _unrank(self, node: Node) -> None:
         if node in self._listed:

@@ -1,0 +1,86 @@
+"""Idle cached units in the queues of a policy that chooses between them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from typing import Any, TypeVar
+
+from ....policies.eviction.base import Key
+from ....policies.types import CachedBlock, Picoseconds
+from .idle import Entry, Idle, Runs
+
+U = TypeVar("U")
+
+
+class QueuedOrder(Idle[U]):
+    """Idle units in the queues of a `QueuedEviction`.
+
+    Args:
+        eviction: chooses; a `QueuedEviction`.
+        cached: what the policy may know of a unit.
+
+    Attributes:
+        lengths: units in each queue.
+    """
+
+    def __init__(self, eviction: Any, cached: Callable[[U], CachedBlock]) -> None:
+        self._pick, self._spare, self._cached = eviction.pick, eviction.spare, cached
+        super().__init__()
+        self._queues: defaultdict[int, Runs[U]] = defaultdict(lambda: Runs(self._live))
+        self.lengths: defaultdict[int, int] = defaultdict(int)
+
+    def put(self, unit: U, key: Key) -> None:
+        """One unit became idle."""
+        entry = self._live[unit] = (key, self._added, unit)
+        self._added += 1
+        self._queues[key[0]].put(entry)
+        self.lengths[key[0]] += 1
+        self._tidy(1, self._queues.values())
+
+    def _enter(self, entries: list[Entry[U]]) -> None:
+        for queue, group in groupby(entries, _queue_of):
+            some = list(group)
+            self._queues[queue].add(some)
+            self.lengths[queue] += len(some)
+        self._tidy(len(entries), self._queues.values())
+
+    def remove(self, unit: U) -> None:
+        """*unit* is held again, or gone."""
+        self.lengths[self._live.pop(unit)[0][0]] -= 1
+
+    def remove_all(self, units: Iterable[U]) -> None:
+        """Units are held again, or gone."""
+        live, lengths = self._live, self.lengths
+        for unit in units:
+            lengths[live.pop(unit)[0][0]] -= 1
+
+    def head(self, queue: int) -> CachedBlock:
+        """The unit of a queue that is not empty with the smallest key."""
+        return self._cached(self._queues[queue].first()[2])
+
+    def place(self, queue: int) -> tuple[Key, int]:
+        """Where the head of a queue that is not empty would stand if all queues were one."""
+        key, number, _ = self._queues[queue].first()
+        return key[1:], number
+
+    def pop(self, now: Picoseconds) -> U:
+        """Take the unit that the policy gives up."""
+        while True:
+            queue: int = self._pick(self)
+            key, _, unit = self._queues[queue].take()
+            self.lengths[queue] -= 1
+            again = self._spare(self._cached(unit), key)
+            if again is None:
+                return unit
+            self.put(unit, again)
+
+    def units(self) -> list[U]:
+        """All idle units, queue by queue; which queue is next is the policy's to say then."""
+        return [e[2] for number in sorted(self._queues) for e in self._queues[number].entries()]
+
+
+def _queue_of(entry: tuple[Key, int, object]) -> int:
+    queue: int = entry[0][0]
+    return queue
