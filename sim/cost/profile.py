@@ -140,7 +140,7 @@ class Host(_Strict):
         sequence_s: for each sequence in it.
         token_s: for each token that it computes.
         launch_s: of a kernel outside of a CUDA graph; the kernels of a step take at least this
-            times their number.
+            times their number, and an asynchronous engine as long as that and its other work.
         mixed_step_s: on top of a step with prefill, whatever the engine: leaving the CUDA graph.
         output_s: bringing the sampled tokens to the CPU, which nothing hides.
         overlaps: False where one processor does both, the steps and the host's work (a CPU).

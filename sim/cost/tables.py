@@ -317,8 +317,8 @@ class TableCost:
             assert self.profile.graphs is not None
             factor, replay = 1 + self.profile.graphs.gap, self.profile.graphs.replay_s * scale
             least = 0.0
-        if self._async:
-            return factor, replay, max(least, work), after
+        if self._async:  # launching is the host's work as well: what it hides, it hides together
+            return factor, replay, least + work, after
         return factor, replay, least, after + work
 
     def _marginal(self) -> float:

@@ -260,6 +260,14 @@ def test_launches_bound_an_eager_step() -> None:
     assert found.duration_ps(decode(1, 16)) == launches * 10**9
 
 
+def test_launching_is_the_hosts_work_whatever_the_engine_hides() -> None:
+    host = Host(launch_s=1e-3, step_s=0.01)
+    launches = 7 * 32 + 2 + 32
+    for asynchronous in (True, False):
+        found = cost(asynchronous, host=host).duration_ps(decode(1, 16))
+        assert found == launches * 10**9 + 10**10
+
+
 def test_leaving_the_graph_costs() -> None:
     shape = StepShape(4, 400, ((100, 0),), 5)
     dear = cost(host=Host(mixed_step_s=4e-3))
