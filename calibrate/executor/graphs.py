@@ -25,7 +25,13 @@ class Graphs:
     Args:
         most: sequences in the largest batch.
         widest: blocks in the longest table.
+
+    Attributes:
+        hold_cycles: that the device is kept busy before a graph, so that the graph has been
+            launched when it begins, as behind the step of an asynchronous engine; 0: none.
     """
+
+    hold_cycles = 0
 
     def __init__(
         self, model: Model, kv: KVCache, device: torch.device, most: int, widest: int
@@ -90,6 +96,8 @@ class Graphs:
         self._tables[:count, :width].copy_(tables, non_blocking=True)
         self._slots[count:bucket] = -1
         self._lengths[count:bucket] = 0
+        if self.hold_cycles:
+            _cuda._sleep(self.hold_cycles)
 
     def replay(self, bucket: int) -> torch.Tensor:
         """Launch the graph: [bucket] sampled tokens, overwritten by its next replay."""

@@ -190,6 +190,11 @@ class Runner:
             if queued is last:
                 return
 
+    def hold(self, cycles: int) -> None:
+        """Keep a GPU busy for so many cycles before each graph; see `Graphs`."""
+        if self._graphs is not None:
+            self._graphs.hold_cycles = cycles
+
     def warm_up(self, most_tokens: int) -> None:
         """Compute steps of nothing, so that no measured step loads or compiles a kernel.
 

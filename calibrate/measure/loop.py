@@ -38,6 +38,7 @@ from ..executor.texts import Texts
 from .ops.lengths import Mix
 
 _UNLIMITED = 1 << 40
+_HOLD_CYCLES = 2_000_000  # a millisecond: launching a graph of hundreds of kernels takes less
 
 
 class Timed(NamedTuple):
@@ -69,19 +70,24 @@ class Loop:
         self._cost = cost
         self._pace_ps = pace_ps if device.type == "cpu" else None
 
-    def steps(self, decodes: int, context: int, mix: Mix, samples: int) -> list[Timed]:
+    def steps(
+        self, decodes: int, context: int, mix: Mix, samples: int, *, held: bool = False
+    ) -> list[Timed]:
         """Time *samples* steps of one shape, after one that is not timed.
 
         Args:
             decodes: sequences that compute one token.
             context: KV tokens of each of them, in the middle one of the timed steps.
             mix: chunks, each the end of its prompt; what is before it is whole blocks.
+            held: the device waits until a graph has been launched: its time is then the device's
+                alone, and the host's is wrong.
 
         Raises:
             RuntimeError: the KV does not hold that step.
         """
         runner = self._runner
         runner.computes = False
+        runner.hold(_HOLD_CYCLES if held else 0)
         played = _Played(self._replica(), runner, self._cost, self._vocab, self._pace_ps)
         for i, (_, before) in enumerate(mix):
             if before:

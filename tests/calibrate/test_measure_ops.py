@@ -40,7 +40,11 @@ class Counted:
 
     taken = 0
 
-    def steps(self, decodes: int, context: int, mix: object, samples: int) -> list[Any]:
+    def steps(
+        self, decodes: int, context: int, mix: object, samples: int, *, held: bool = False
+    ) -> list[Any]:
+        if held:
+            return [SimpleNamespace(wall_s=99.0, device_s=0.05 + self.taken)] * samples
         self.taken += 1
         return [SimpleNamespace(wall_s=0.2 + self.taken, device_s=0.1 + self.taken)] * samples
 
@@ -49,8 +53,8 @@ def test_a_step_is_taken_once_for_both_clocks(bench: Bench) -> None:
     loop, steps = Counted(), Steps((1, 0, 0), 2, on_gpu=True)
     bench.kept("model", lambda: loop)
 
-    def read(op: str, at: tuple[int, int]) -> list[float]:
-        job = steps.build(Point(op, ("decodes", "context_tokens"), at), bench)
+    def read(op: str, at: tuple[int, int], mix: str = "32@0") -> list[float]:
+        job = steps.build(Point(op, ("decodes", "context_tokens"), at, mix), bench)
         assert job.read is not None
         return job.read()
 
@@ -61,6 +65,9 @@ def test_a_step_is_taken_once_for_both_clocks(bench: Bench) -> None:
     assert read(DEVICE, (4, 64)) == [2.1, 2.1]
     assert read(DEVICE, (8, 64)) == [3.1, 3.1]
     assert loop.taken == 3
+    # a graph's time on the device is taken when it was launched before it began
+    assert read(STEP, (4, 64), "") == [4.2, 4.2]
+    assert read(DEVICE, (4, 64), "") == [4.05, 4.05]
 
 
 def test_the_launches_of_a_layer_are_the_executors_own(

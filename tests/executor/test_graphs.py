@@ -121,6 +121,19 @@ def test_graphs_of_all_sizes_are_captured_on_one_stream(graphs: Graphs) -> None:
     assert graphs._sizes == [1, 2, 4, 8, 16, 24]
 
 
+def test_the_device_is_held_when_all_else_is_there(
+    graphs: Graphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[tuple[int, list[int]]] = []
+    slots = graphs._slots
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda n: held.append((n, slots[:4].tolist())))
+    graphs.fill(batch_of([5, 33, 2]), 4)
+    assert held == []
+    graphs.hold_cycles = 7
+    graphs.fill(batch_of([40]), 4)
+    assert held == [(7, [3 * SIZE + 7, -1, -1, -1])]
+
+
 def test_arrays_are_as_they_were() -> None:
     array = np.arange(6).reshape(2, 3)
     assert staged(array, CPU).tolist() == array.tolist()

@@ -67,6 +67,9 @@ class Steps:
                 times = loop.steps(decodes, context, mix, self._samples)
                 for op in self._ops:
                     seconds = [one.wall_s if op == STEP else one.device_s for one in times]
+                    if op == DEVICE and not mix:  # launching a graph is the host's, who may hide it
+                        again = loop.steps(decodes, context, mix, self._samples, held=True)
+                        seconds = [one.device_s for one in again]
                     told.setdefault((op, point.key[1:]), []).append(seconds)
             return waiting.pop(0)
 
