@@ -23,9 +23,11 @@ Exit code 0: everything ran and kept its limits; 1: a part failed or was stopped
 broken; 2: bad input. ``--cpu`` runs the same on a CPU in small, kernels interpreted, with the model
 tiny: to try this script. It checks no limit, and its figures mean nothing.
 
-Beside torch and triton it needs what infersim needs: on a machine that has those two only, bring
-simpy, plotly, pydantic (with pydantic-core, annotated-types, typing-inspection) and zstandard as
-wheels. Part tests needs pytest, and takes several cores with pytest-xdist.
+Beside torch and triton it needs what infersim needs to simulate: numpy, pandas, pyarrow, pyyaml,
+typer, rich, simpy and pydantic (with pydantic-core, annotated-types, typing-inspection); plotly is
+for pages, which it writes none of. Where nothing can be fetched, bring what is missing as wheels;
+simpy and pydantic are what machines for training lack. Part tests needs pytest, and takes several
+cores with pytest-xdist.
 """
 
 from __future__ import annotations
