@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from infersim.calibrate.compare.compare import value_of
+from infersim.calibrate.compare.ranking import ranking
 from infersim.calibrate.compare.simulated import play
 from infersim.calibrate.compare.tolerance import Tolerance, check
 from infersim.calibrate.compare.validate import validate, without_drawings
@@ -93,7 +94,7 @@ def measure(
         kind: "cuda" or "cpu".
         seconds: of arrivals in a cell, if not as long as `Sizes` says.
         only: cells whose names contain this.
-        keep: is given what there is after each turn over the cells.
+        keep: is given what there is after each execution.
 
     Raises:
         InfersimError: the profile cannot be read, or no cell could be executed.
@@ -115,26 +116,25 @@ def measure(
     if kind == "cuda":  # libraries load their kernels when they are first needed
         say("a rehearsal, which does not count")
         executed(next(iter(scenarios.values())), [folder], 0, where)
-    runs: list[list[Any]] = []
+    runs: dict[str, list[Any]] = {name: [] for name in scenarios}
+    compared: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
-    result: dict[str, Any] = {}
     for turn in range(repeats):
-        runs.append([])
         for name, scenario in scenarios.items():
             if name in failed:
                 continue
             try:
-                runs[-1].append(executed(scenario, [folder], turn, where, say))
+                runs[name].append([executed(scenario, [folder], turn, where, say)])
+                (one,) = validate([scenario], [folder], runs[name], sensitivity=False)["cells"]
             except (InfersimError, RuntimeError) as error:
                 failed[name] = str(error).splitlines()[0]
-        whole = [one for name, one in scenarios.items() if name not in failed]
-        done = [[run for run in one if run.cell not in failed] for one in runs]
-        if not whole:
-            raise InfersimError(f"no cell could be executed: {next(iter(failed.values()))}")
-        compared = validate(whole, [folder], done, sensitivity=False, say=say)
-        result = judged(compared, chosen, kind) | {"failed_cells": failed}
-        keep(result)
-    return result
+                compared.pop(name, None)
+                continue
+            compared[name] = one
+            keep(judged(list(compared.values()), chosen, kind) | {"failed_cells": failed})
+    if not compared:
+        raise InfersimError(f"no cell could be executed: {next(iter(failed.values()))}")
+    return judged(list(compared.values()), chosen, kind) | {"failed_cells": failed}
 
 
 def place(profile: Profile, sizes: Sizes, kind: str, repeats: int) -> Where:
@@ -207,21 +207,19 @@ def capacity(
     return float((len(ends) - 2 * tenth) / (ends[-tenth - 1] - ends[tenth - 1]))
 
 
-def judged(compared: dict[str, Any], cells: dict[str, Cell], kind: str) -> dict[str, Any]:
+def judged(compared: list[dict[str, Any]], cells: dict[str, Cell], kind: str) -> dict[str, Any]:
     """A row a cell with its checks, the ranking, and the comparison without its drawings."""
-    rows = [_row(cell, cells[cell["name"]], kind) for cell in compared["cells"]]
-    ranks = [
-        {"metric": one["metric"], "stat": one["stat"], "tau": one["tau"], "tied": one["all_tied"]}
-        for one in compared["ranking"]
-    ]
+    ranked = ranking(compared) if len(compared) > 1 else []
     checks = []
-    if kind == "cuda" and ranks:
-        checks = check([Tolerance("tau", LEAST_TAU)], compared["cells"], compared["ranking"])
+    if kind == "cuda" and ranked:
+        checks = check([Tolerance("tau", LEAST_TAU)], compared, ranked)
     return {
-        "rows": rows,
-        "ranking": ranks,
+        "rows": [_row(cell, cells[cell["name"]], kind) for cell in compared],
+        "ranking": [
+            {"metric": one["metric"], "stat": one["stat"], "tau": one["tau"]} for one in ranked
+        ],
         "checks": checks,
-        "comparison": without_drawings(compared),
+        "comparison": without_drawings({"cells": compared, "ranking": ranked}),
     }
 
 
