@@ -92,6 +92,22 @@ def test_the_launches_of_a_layer_are_the_executors_own(
     assert job.launches == 9 * layers  # four products, five kernels
 
 
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [
+        ({"qk_norm": True}, 10),  # both norms are one operation
+        ({"ffn": 0, "experts": 8, "top_k": 2, "moe_ffn": 64}, 8),  # a router, and all experts
+    ],
+)
+def test_what_is_launched_is_the_models(bench: Bench, change: dict[str, Any], count: int) -> None:
+    model = replace(bench.shapes.model, **change)
+    bench.shapes = replace(bench.shapes, model=model)
+    job = Launches(graphs=False).build(Point("launch", (), ()), bench)
+    job.calls[0]()
+    assert job.launches % count == 0
+    assert job.launches // count == 8
+
+
 def test_masks_are_ready_before_they_are_applied(bench: Bench) -> None:
     import torch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..grids import Grids, doubling
 from ..point import Point
@@ -11,6 +11,9 @@ from ..shapes import Shapes
 from .base import Job
 from .bench import Bench
 from .elementwise import rotations
+
+if TYPE_CHECKING:
+    import torch
 
 _LAYERS = 8  # whose launches are timed together
 _TOKENS, _WIDTH = 8, 64
@@ -80,14 +83,14 @@ def _eager(bench: Bench, calls: Sequence[Callable[[], object]]) -> Callable[[], 
 
 
 def _layer(bench: Bench) -> list[Callable[[], object]]:
-    """The launches of a decoder layer in the executor, each over next to no data.
+    """What a decoder layer of the executor launches, an operation of the tables each, over nothing.
 
-    A kernel of ours takes the host several times as long to launch as one of torch's: steps
-    outside of graphs take what their own launches take.
+    A kernel of ours takes the host several times as long to launch as one of torch's, and some
+    operations are several: steps outside of graphs take what their own launches take.
     """
     import torch
 
-    ops, n, block = bench.ops, _TOKENS, bench.shapes.block_size
+    ops, model, n, block = bench.ops, bench.shapes.model, _TOKENS, bench.shapes.block_size
     x, weight, row = bench.randn(n, _WIDTH), bench.randn(_WIDTH, _WIDTH), bench.randn(_WIDTH)
     heads = bench.randn(n, 1, _WIDTH)
     cache = bench.randn(2, block, 1, _WIDTH, dtype=bench.kv)
@@ -97,19 +100,42 @@ def _layer(bench: Bench) -> list[Callable[[], object]]:
     starts = torch.tensor([0, n], dtype=torch.int32, device=bench.where)
     held = torch.full((1,), n, dtype=torch.int32, device=bench.where)
     turns = rotations(bench, n, _WIDTH)
-    wide = bench.randn(n, 2 * _WIDTH)
-
-    def product() -> object:
-        return torch.nn.functional.linear(x, weight)
-
-    return [
+    found = [
         lambda: ops.add_rms_norm(x, x, row, 1e-5),
-        product,
+        lambda: torch.nn.functional.linear(x, weight),
         lambda: ops.rope_kv_write(heads, heads, heads, places, turns, cache, cache, slots),
         lambda: ops.prefill_attention(heads, cache, cache, table, starts, held, scale=0.1),
-        product,
+        lambda: torch.nn.functional.linear(x, weight),
         lambda: ops.add_rms_norm(x, x, row, 1e-5),
-        product,
-        lambda: ops.silu_mul(wide),
-        product,
+    ]
+    if model.qk_norm:
+        _, *parts = torch.split(bench.randn(n, 3, _WIDTH), 1, 1)
+        found.append(lambda: [ops.rms_norm(p.reshape(-1, _WIDTH), row, 1e-5) for p in parts])
+    return found + (_experts(bench, x) if model.experts else _feed_forward(bench, x, weight))
+
+
+def _feed_forward(
+    bench: Bench, x: torch.Tensor, weight: torch.Tensor
+) -> list[Callable[[], object]]:
+    import torch
+
+    wide = bench.randn(_TOKENS, 2 * _WIDTH)
+    return [
+        lambda: torch.nn.functional.linear(x, weight),
+        lambda: bench.ops.silu_mul(wide),
+        lambda: torch.nn.functional.linear(x, weight),
+    ]
+
+
+def _experts(bench: Bench, x: torch.Tensor) -> list[Callable[[], object]]:
+    """The router, and the choice of experts with their products."""
+    import torch
+
+    ops, count = bench.ops, 4
+    router = bench.randn(count, _WIDTH)
+    logits = bench.randn(_TOKENS, count)
+    gate_up, down = bench.randn(count, 2 * _WIDTH, _WIDTH), bench.randn(count, _WIDTH, _WIDTH)
+    return [
+        lambda: torch.nn.functional.linear(x, router),
+        lambda: ops.moe(x, gate_up, down, *ops.route(logits, 2)),
     ]
