@@ -166,7 +166,9 @@ class VllmV1:
         self, view: ReplicaView, step: Step, cap: int, defer: bool, prefilled: bool
     ) -> bool:
         """Returns whether a prompt with more than its last token to go was admitted."""
-        most = min(self.max_num_active_seqs or view.max_num_seqs, view.max_num_seqs)
+        most = view.max_num_seqs
+        if self.max_num_active_seqs is not None:
+            most = min(most, self.max_num_active_seqs)
         admitted_prefill = False
         while step.budget > 0 and len(view.running) < most:
             seq = step.next_waiting()

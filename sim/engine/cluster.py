@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from ...policies.eviction.future import NextUse
@@ -122,8 +123,8 @@ class Cluster(Front[Server]):
             pool.cost,
             self._effort,
             leap=leap,
-            on_end=lambda seq: self.ended(number, seq),
-            on_admit=lambda plan: self.admitted(number, plan),
+            on_end=partial(self.ended, number),
+            on_admit=partial(self.admitted, number),
             on_begin=None if splits is None else self._splitter.begun,
         )
 

@@ -112,7 +112,8 @@ class Server:
         self._effort.events += 1
         now = self._clock.now_ps
         self._settle(now)
-        self._deliver()
+        if self._inbox or self.replica.finished:
+            self._deliver()
         self._plan(now)
 
     def _settle(self, now: Picoseconds) -> None:

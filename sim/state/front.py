@@ -222,23 +222,13 @@ class Front(Generic[S]):
                 f"found {prompt_tokens} and {call.output_tokens}"
             )
         request = Request(
-            id=self.journal.arrived,
-            arrival_ps=self._time.due_ps,
-            prompt=call.prompt,
-            prompt_tokens=prompt_tokens,
-            max_tokens=call.max_tokens if call.max_tokens is not None else 1 << 40,
-            output_content=call.output_content,
-            session=call.session,
-            turn=call.turn,
-            priority=call.priority,
-            tenant=call.tenant,
-            kind=call.kind,
-            model=call.model,
-            lora=call.lora,
-            salt=call.salt,
-            items=call.items,
-            tool_time_s=call.tool_time_s,
-            workflow=call.workflow,
+            self.journal.arrived,
+            self._time.due_ps,
+            call.prompt,
+            prompt_tokens,
+            call.max_tokens if call.max_tokens is not None else 1 << 40,
+            call.output_content,
+            *call[4:],  # from the session on, the fields are the same
         )
         chain = self.chains.chain(
             call.prompt, model=call.model, lora=call.lora, salt=call.salt, items=call.items

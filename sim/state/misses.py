@@ -11,6 +11,7 @@ from .content import Chain
 from .sequence import Sequence
 
 REASONS = ("never_seen", "evicted", "diverged", "elsewhere", "rounding")
+_ZEROS = [0] * len(REASONS)
 
 
 @dataclass(slots=True)
@@ -22,8 +23,8 @@ class Misses:
         first: label of the segment in which the first miss lies; "" for none.
     """
 
-    tokens: list[int] = field(default_factory=lambda: [0] * len(REASONS))
-    cost_ps: list[Picoseconds] = field(default_factory=lambda: [0] * len(REASONS))
+    tokens: list[int] = field(default_factory=_ZEROS.copy)
+    cost_ps: list[Picoseconds] = field(default_factory=_ZEROS.copy)
     first: str = ""
 
 

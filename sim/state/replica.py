@@ -233,7 +233,7 @@ class Replica(View):
             seq.known = seq.last_token
             ended.append(seq)
         if len(ended) > 1:
-            ended.sort(key=lambda seq: seq.run_number)
+            ended.sort(key=_run_number)
         for seq in ended:
             self._end(seq)
 
@@ -402,7 +402,8 @@ class Replica(View):
                 self.pool.commit(seq, min(seq.computed - seq.in_flight, seq.known))
         self._emit(seq, kept, now)
         if ended:
-            self.encoder.release(seq)  # before the next request of the step lets go of its items
+            if seq.request.items:  # before the next request of the step lets go of its own
+                self.encoder.release(seq)
         elif not self._lag:
             seq.drafts = self.limits.num_spec_tokens
         return ended
@@ -451,13 +452,15 @@ class Replica(View):
         if seq.status is Status.RUNNING:
             self.pool.checkpoint(seq, min(seq.computed, seq.known - 1))
         seq.status = Status.FINISHED
-        self._forget_promise(seq)
+        if seq.promised_blocks:
+            self._forget_promise(seq)
         self.inflight_prefills.pop(seq, None)
         self.deferred.pop(seq, None)
         if self.connector is not None and self.connector.finished(seq):
             self.sending[seq] = None
             keep_blocks = True
-        self.encoder.release_all(seq)
+        if seq.request.items:
+            self.encoder.release_all(seq)
         if self.swap is not None:
             self.swap.drop(seq)
         if not keep_blocks:
@@ -585,7 +588,9 @@ class Replica(View):
         """If *seq* will do nothing but decode, let it advance with the steps from here on."""
         ahead = seq.known + (seq.placeholders if self._lag else 1)
         rest = seq.last_token - ahead
-        if rest <= 0 or self.limits.num_spec_tokens or seq.stale or self.encoder.holds(seq):
+        if rest <= 0 or self.limits.num_spec_tokens or seq.stale:
+            return
+        if seq.request.items and self.encoder.holds(seq):
             return
         if not self.pool.join(seq):
             return

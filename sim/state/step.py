@@ -203,10 +203,10 @@ class StepBuilder:
         self._check_waiting(seq, "looked at")
         if seq.status is Status.LOADING and not replica.loaded(seq):
             self.put_aside(seq)
-        elif seq.stale or self._just_swapped(seq):
+        elif seq.stale or (seq.status is Status.SWAPPED and self._just_swapped(seq)):
             replica.unsettled = True
             self.put_aside(seq)
-        elif self._too_many_loras(seq):
+        elif seq.request.lora and self._too_many_loras(seq.request.lora):
             self.put_aside(seq)
         else:
             return True
@@ -214,11 +214,11 @@ class StepBuilder:
 
     def _just_swapped(self, seq: Sequence) -> bool:
         """Whether it gave way in this very step, or a step in flight still computes its KV."""
-        return seq.status is Status.SWAPPED and (seq.in_flight > 0 or seq in self.plan.preempted)
+        return seq.in_flight > 0 or seq in self.plan.preempted
 
-    def _too_many_loras(self, seq: Sequence) -> bool:
-        lora, most = seq.request.lora, self.replica.limits.max_loras
-        if not lora or not most:
+    def _too_many_loras(self, lora: str) -> bool:
+        most = self.replica.limits.max_loras
+        if not most:
             return False
         active = {other.request.lora for other in self.replica.running if other.request.lora}
         return len(active) >= most and lora not in active
