@@ -7,17 +7,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from math import log
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from ...policies.errors import InputError
 from ...sim.cost.profile import PROFILE, SAMPLES
 from ...sim.cost.specs import GpuSpec, ModelSpec, VisionSpec
-from ..executor.pace import alike, prevailing
+from ..executor.pace import BAND, alike, prevailing
 from .device import Device, Readings
 from .point import Key, Point
 from .shapes import Shapes
 
 _META = b"infersim"
+_HARDLY = 0.2  # of the points
 #: what must agree before samples are put beside others; the rest only warns
 _DECISIVE = (
     *("model", "dtype", "kv_dtype", "tp", "block_size"),
@@ -97,9 +99,10 @@ class Store:
     def by_point(self) -> dict[Point, list[float]]:
         """Kept samples of each point, in the order in which points first came.
 
-        On a CPU, which others use as well, only those at its prevailing pace: tables and whole
-        steps are of one machine then, not some of a fast and some of a slow one. Of a point
-        without such samples, those at the pace that is nearest.
+        On a CPU, which others use as well, only those of the quietest round at its prevailing
+        pace: tables and whole steps are of one machine then, not some of a free core and some of a
+        shared one. Where that is a free core's, rounds within which the pace changed count too:
+        the quietest will not be those. Of a point without any, those at the nearest pace.
         """
         found: dict[Key, tuple[Point, list[Sample]]] = {}
         for sample in self.samples:
@@ -108,7 +111,17 @@ class Store:
         if self.identity["kind"] != "cpu":
             return {point: [s.seconds for s in samples] for point, samples in found.values()}
         pace_s = self.pace_s()
-        return {point: _at(samples, pace_s) for point, samples in found.values()}
+        wanted = (pace_s, 0.0) if self._free(pace_s) else (pace_s,)
+        made = {}
+        for point, samples in found.values():
+            fitting = [s for s in samples if any(_same(s.pace_s, one) for one in wanted)]
+            made[point] = _quietest(fitting or _nearest(samples, pace_s))
+        return made
+
+    def _free(self, pace_s: float) -> bool:
+        """Whether hardly a point was ever measured on a faster host."""
+        faster = {s.point.key for s in self.samples if s.kept and 0 < s.pace_s < pace_s / BAND}
+        return len(faster) <= _HARDLY * len({s.point.key for s in self.samples if s.kept})
 
     def pace_s(self) -> float:
         """The host's pace that the tables are made at; 0 where it was not taken."""
@@ -149,13 +162,25 @@ class Store:
                 self.warnings.append(f"{name} was {old!r} and is {new!r} now; going on")
 
 
-def _at(samples: Sequence[Sample], pace_s: float) -> list[float]:
-    """Seconds of those at that pace, or at the nearest that there is; of all without a pace."""
-    if not pace_s:
-        return [s.seconds for s in samples]
-    nearest = min((s.pace_s for s in samples), key=lambda one: abs(log(max(one, 1e-9) / pace_s)))
-    wanted = pace_s if alike(nearest, pace_s) else nearest
-    return [s.seconds for s in samples if alike(s.pace_s, wanted)] or [s.seconds for s in samples]
+def _same(pace_s: float, wanted_s: float) -> bool:
+    return alike(pace_s, wanted_s) or pace_s == wanted_s == 0
+
+
+def _quietest(samples: Sequence[Sample]) -> list[float]:
+    """Seconds of the round with the least median: whatever else disturbs can only add to a time."""
+    rounds: dict[int, list[float]] = {}
+    for sample in samples:
+        rounds.setdefault(sample.round, []).append(sample.seconds)
+    return min(rounds.values(), key=median)
+
+
+def _nearest(samples: Sequence[Sample], pace_s: float) -> list[Sample]:
+    """Those at the pace that is nearest to *pace_s*; all of them where none is known."""
+    known = [s.pace_s for s in samples if s.pace_s > 0]
+    if not known:
+        return list(samples)
+    found = min(known, key=lambda one: (abs(log(one / pace_s)), one))
+    return [s for s in samples if alike(s.pace_s, found)]
 
 
 def identity_of(device: Device, shapes: Shapes, gpu: GpuSpec) -> dict[str, Any]:
