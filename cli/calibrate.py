@@ -10,7 +10,7 @@ import typer
 from .. import __version__
 from ..policies.errors import InputError
 from .calibrating import CalibrationView
-from .codes import FAILED, INTERRUPTED, OK
+from .codes import FAILED, OK, InterruptedByUserError
 from .console import note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ def calibrate(
         _say(done.assembled.profile)
         typer.echo(str(request.out))
     if done.outcome.stopped == "interrupted":
-        return INTERRUPTED
+        raise InterruptedByUserError(
+            "interrupted; what is measured is kept, and the same command goes on"
+        )
     return OK if done.assembled is not None else FAILED
 
 

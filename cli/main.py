@@ -11,10 +11,10 @@ from typing import cast
 import typer
 from typer.main import get_command
 
-from ..policies.errors import InfersimError, InputError, UnknownNameError
+from ..policies.errors import InputError, UnknownNameError
 from ..scenarios.faults import described
 from .app import app
-from .codes import BAD_INPUT, BROKEN_PIPE, FAILED, INTERRUPTED, OK
+from .codes import BAD_INPUT, BROKEN_PIPE, FAILED, INTERRUPTED, OK, InterruptedByUserError
 from .console import complain, note
 
 #: click's error for wrong usage, wherever this version of typer keeps it
@@ -33,6 +33,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = _command()(list(arguments), prog_name="infersim", standalone_mode=False)
         sys.stdout.flush()
+        if result == INTERRUPTED:  # typer caught it
+            raise InterruptedByUserError("interrupted")
         return result if isinstance(result, int) else OK
     except UsageError as error:
         _say_usage(error)
@@ -40,8 +42,11 @@ def run(arguments: Sequence[str]) -> int:
     except InputError as error:
         complain(error)
         return BAD_INPUT
+    except InterruptedByUserError as error:
+        complain(error)
+        return INTERRUPTED
     except (KeyboardInterrupt, typer.Abort):
-        complain(InfersimError("interrupted"))
+        complain(InterruptedByUserError("interrupted"))
         return INTERRUPTED
     except BrokenPipeError:
         # nobody reads on: the interpreter must not try to flush what is left

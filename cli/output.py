@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import __version__
@@ -132,7 +134,7 @@ class RunFolder:
             {"cell": one.records.name, "wall_s": one.wall_s, **asdict(one.effort)}
             for one in finished
         ]
-        with _replacing(folder) as partial:
+        with _undisturbed(), _replacing(folder) as partial:
             scenario = scenario_text(self.scenario)
             _write(partial / "scenario.yaml", scenario)
             self._copy_inputs(partial)
@@ -202,6 +204,23 @@ def _check(folder: Path) -> None:
             where="--out",
             help="name a new folder, or one that an earlier run wrote",
         )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait until what is done is written: it takes seconds, the run took longer."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or current_thread() is not main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..policies.errors import InfersimError
-from .codes import BAD_INPUT, FAILED, INTERRUPTED, OK, SLO_MISSED
+from .codes import BAD_INPUT, FAILED, OK, SLO_MISSED, InterruptedByUserError
 from .console import complain, note, print_json
 from .output import RunFolder
 from .progress import ProgressView
@@ -111,8 +111,8 @@ def _effort(outcome: Outcome) -> str:
 
 def _code(outcome: Outcome, summary: dict[str, Any] | None, *, fail: bool) -> int:
     if outcome.interrupted:
-        complain(InfersimError("interrupted; the cells that had ended are kept"))
-        return INTERRUPTED
+        kept = "the cells that had ended are kept" if summary else "no cell had ended"
+        raise InterruptedByUserError(f"interrupted; {kept}")
     if outcome.failed:
         return BAD_INPUT if any(failed.bad_input for failed in outcome.failed) else FAILED
     goals = [cell["metrics"]["slo_met"] for cell in summary["cells"]] if summary else []

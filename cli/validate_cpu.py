@@ -11,7 +11,7 @@ import typer
 from .. import __version__
 from ..policies.errors import InputError
 from .calibrating import CalibrationView
-from .codes import FAILED, INTERRUPTED, OK
+from .codes import FAILED, OK, InterruptedByUserError
 from .console import note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def validate_cpu(
     out.mkdir(parents=True, exist_ok=True)
     measured = profile or out / "profile"
     if profile is None and not _calibrated(measured, quiet=quiet):
-        return INTERRUPTED
+        raise InterruptedByUserError(
+            "interrupted; what is measured is kept, and the same command goes on"
+        )
     cpu_check.one_thread()
     decided = []
     for n, name in enumerate(cpu_check.DECISIONS, 1):

@@ -222,6 +222,46 @@ def test_an_interrupt_keeps_the_cells_that_ended() -> None:
     assert "INCOMPLETE" in out
 
 
+def test_an_interrupt_before_a_cell_ended_says_that_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("infersim.scenarios.build.simulate_cell", pressed)
+    assert run(["run", "tiny.yaml", "--quiet"]) == 130
+    assert capsys.readouterr().err == "error: interrupted; no cell had ended\n"
+    assert not Path("runs").exists()
+
+
+def test_an_interrupt_while_a_file_is_read_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("infersim.scenarios.load.read", pressed)
+    assert run(["run", "tiny.yaml"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_an_interrupt_waits_until_a_finished_run_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from infersim.reports import page
+
+    written = page.write_report
+
+    def interrupted(*args: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        written(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(page, "write_report", interrupted)
+    assert run(["run", "tiny.yaml", "--quiet"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+    assert {path.name for path in folder().iterdir()} == FILES
+
+
 def test_nothing_heavy_is_imported_that_a_run_does_not_need() -> None:
     script = (
         "import sys\nfrom infersim.cli.main import run\n"
