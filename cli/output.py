@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from tempfile import mkdtemp
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import __version__
-from ..policies.errors import InputError
+from ..policies.errors import InfersimError, InputError
+from .console import note
 
 if TYPE_CHECKING:
     from ..scenarios.grid import Cell
@@ -96,7 +98,7 @@ class RunFolder:
             report: whether report.html is wanted.
 
         Raises:
-            OSError: it cannot be written; what stood there before still does.
+            InfersimError: it cannot be written; what stood there before still does.
         """
         from ..reports.metrics import dumps, intervals, summarize
         from ..reports.page import write_report
@@ -134,7 +136,8 @@ class RunFolder:
             {"cell": one.records.name, "wall_s": one.wall_s, **asdict(one.effort)}
             for one in finished
         ]
-        with _undisturbed(), _replacing(folder) as partial:
+        text = render(title, records, metrics)
+        with _said(folder, text), _undisturbed(), _replacing(folder) as partial:
             scenario = scenario_text(self.scenario)
             _write(partial / "scenario.yaml", scenario)
             self._copy_inputs(partial)
@@ -149,7 +152,7 @@ class RunFolder:
                     partial / "report.html", title, records, metrics, scenario, origin, command
                 )
         last = folder / "report.html" if report else folder / SUMMARY
-        return Written(summary, render(title, records, metrics), last)
+        return Written(summary, text, last)
 
     def _copy_inputs(self, folder: Path) -> None:
         """The user's policies, profiles and catalogue entries: the scenario runs from here."""
@@ -198,12 +201,29 @@ def scenario_text(scenario: Scenario) -> str:
 def _check(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder", where="--out")
+    above = next(path for path in folder.resolve().parents if path.exists())
+    try:
+        Path(mkdtemp(prefix=".infersim-", dir=above)).rmdir()
+    except OSError as error:
+        message = f"{folder} cannot be written: {error.strerror} ({above})"
+        raise InputError(message, where="--out") from None
     if folder.is_dir() and any(folder.iterdir()) and not (folder / SUMMARY).is_file():
         raise InputError(
             f"{folder} holds something that is no run, and would be replaced",
             where="--out",
             help="name a new folder, or one that an earlier run wrote",
         )
+
+
+@contextmanager
+def _said(folder: Path, text: str) -> Iterator[None]:
+    """A full disk does not take the figures away: *text* is said on stderr."""
+    try:
+        yield
+    except OSError as error:
+        note(text)
+        reason = error.strerror or str(error)
+        raise InfersimError(f"{folder} cannot be written: {reason}") from error
 
 
 @contextmanager

@@ -146,10 +146,21 @@ def test_a_full_disk_leaves_nothing_half_written(
     monkeypatch.setattr(output, "_write", full)
     assert run(["run", "tiny.yaml", "--quiet", "--out", "x", "--seed", "9"]) == 1
     err = capsys.readouterr().err
-    assert "No space left on device" in err
+    assert "x cannot be written: No space left on device" in err
+    assert "TTFT" in err  # the figures are not lost
     assert "Traceback" not in err
     assert Path("x/summary.json").read_bytes() == before
     assert sorted(path.name for path in Path().iterdir()) == ["tiny.yaml", "x"]
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["run", "tiny.yaml", "--quiet", "--out", "tiny.yaml/x"]) == 2
+    assert "tiny.yaml/x cannot be written: Not a directory" in capsys.readouterr().err
+    assert run(["run", "tiny.yaml", "--quiet", "--out", "/proc/x"]) == 2
+    assert "/proc/x cannot be written" in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["tiny.yaml"]
 
 
 def test_a_cell_that_fails_does_not_take_the_others_along(
