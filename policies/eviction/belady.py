@@ -39,16 +39,12 @@ class Belady(Eviction):
                 "beforehand",
                 help="replay a trace with it (infersim cache TRACE), or take another policy",
             )
-        self._see(request)
+        self.on_insert(block, request)
         return (-self._future.next_use(block.key, self._now_index), -block.position)
 
     def on_insert(self, block: CachedBlock, request: Request | None) -> None:
-        self._see(request)
-
-    def on_hit(self, block: CachedBlock, request: Request | None) -> None:
-        self._see(request)
-
-    def _see(self, request: Request | None) -> None:
         """Now is the latest request admitted, whichever lets go of its blocks first."""
         if request is not None and request.id > self._now_index:
             self._now_index = request.id
+
+    on_hit = on_insert

@@ -84,16 +84,14 @@ class WTinyLfu(QueuedEviction):
         if protected > self.protected * main:
             self._goes_on = True
             return PROTECTED
-        room = max(int(self.window * (window + main)), 1)
+        room = int(self.window * (window + main)) or 1
         if window > room:
             self._goes_on = True
         elif window == room and main:
-            candidate, victim = queues.head(WINDOW), queues.head(PROBATION)
-            self._goes_on = self._lost = self._count_of(candidate) > self._count_of(victim)
+            candidate, victim = queues.head(WINDOW).key, queues.head(PROBATION).key
+            counts = self._counts
+            self._goes_on = self._lost = counts.get(candidate, 0) > counts.get(victim, 0)
         return WINDOW if window >= room else PROBATION
-
-    def _count_of(self, block: CachedBlock) -> int:
-        return self._counts.get(block.key, 0)
 
     def spare(self, block: CachedBlock, key: Key) -> Key | None:
         if not self._goes_on:

@@ -63,6 +63,7 @@ def _start(study: Study) -> None:
     _STUDY.append(study)
     gc.collect()
     gc.freeze()  # the requests are there for good: let no later collection go through them
+    gc.set_threshold(100_000)  # and caches are many small things that stay for long
 
 
 def _work(cell: Cell) -> Result:

@@ -22,6 +22,7 @@ from infersim.scenarios.cache.visits import Visits, visits_of
 from infersim.scenarios.traces.load import load as load_trace
 from infersim.scenarios.traces.source import Options
 from infersim.sim.state.kv.blocks import BlockPool
+from infersim.sim.state.kv.queued import QueuedOrder
 
 SIZE = 4  #: tokens in a block
 NAMES = [name for name, _ in eviction]
@@ -102,23 +103,11 @@ class Listed:
         key, count, _ = self._first(queue)
         return key[1:], count
 
-    def _given_up(self, policy: Any) -> int:
-        while True:
-            entry = self._first(policy.pick(self))
-            self._units.remove(entry)
-            again = policy.spare(self._cached(entry[2]), entry[0])
-            if again is None:
-                return entry[2]
-            self.put(entry[2], again)
-
-    def pop(self, now: int) -> int:
-        if self._policy.promise.queues:
-            return self._given_up(self._policy)
+    def pop_all(self, units: int, now: int) -> list[int]:
         if self._policy.promise.dynamic:
             self._units = [(self._turned(key, now), n, unit) for key, n, unit in self._units]
-        entry = min(self._units)
-        self._units.remove(entry)
-        return entry[2]
+        gone, self._units = sorted(self._units)[:units], sorted(self._units)[units:]
+        return [unit for _, _, unit in gone]
 
     def _turned(self, key: Key, now: int) -> Key:
         turn = self._policy.next_key(key)
@@ -126,6 +115,24 @@ class Listed:
 
     def units(self) -> list[int]:
         return [unit for _, _, unit in sorted(self._units)]
+
+
+class ListedQueues(Listed, QueuedOrder[int]):  # type: ignore[misc]
+    """The same of several queues."""
+
+    def pop_all(self, units: int, on_evict: Any) -> list[int]:  # type: ignore[override]
+        return [self._given_up(self._policy, on_evict) for _ in range(units)]
+
+    def _given_up(self, policy: Any, on_evict: Any) -> int:
+        while True:
+            entry = self._first(policy.pick(self))
+            self._units.remove(entry)
+            block = self._cached(entry[2])
+            again = policy.spare(block, entry[0])
+            if again is None:
+                on_evict(block)
+                return entry[2]
+            self.put(entry[2], again)
 
 
 class Told(Eviction):
@@ -203,7 +210,8 @@ def test_every_eviction_decides_as_on_a_list(
     def slow(replica: int) -> BlockPool:
         told = Told(policy(replica))
         pool = BlockPool(shape.blocks, SIZE, told)
-        pool._idle = Listed(told, pool._cached)  # type: ignore[assignment]
+        listed = ListedQueues if told.promise.queues else Listed
+        pool._idle = listed(told, pool._cached)  # type: ignore[assignment]
         return pool
 
     mine, theirs = (

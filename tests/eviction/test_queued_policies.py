@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from math import inf
 from random import Random
 from typing import Any
 
@@ -23,7 +24,7 @@ from infersim.sim.state.kv.queued import QueuedOrder
 ASKED = Request(0, 0, (), 0, 0, -1)
 
 references = st.lists(st.integers(0, 14), min_size=1, max_size=300)
-capacities = st.integers(2, 12)
+capacities = st.integers(1, 12)
 
 
 def hits(policy: Any, capacity: int, blocks: list[int]) -> list[int]:
@@ -126,12 +127,60 @@ def arc_hits(capacity: int, blocks: list[int]) -> list[int]:
     return found
 
 
+def w_tinylfu_hits(capacity: int, blocks: list[int]) -> list[int]:
+    """Einziger et al., ACM TOS 2017, figure 1: window of 1 %, main part a segmented LRU 20:80.
+
+    Counts are exact; ten references a cached block halve all. What is too much in the window or
+    protected moves on when room is needed, as the size of the cache is not known before.
+    """
+    window: list[int] = []
+    probation: list[int] = []
+    protected: list[int] = []
+    counts: dict[int, int] = {}
+    references, found = 0, []
+    for block in blocks:
+        cached = [*window, *probation, *protected]
+        found.append(int(block in cached))
+        if block in window:
+            window.remove(block)
+            window.append(block)
+        elif block in protected:
+            protected.remove(block)
+            protected.append(block)
+        elif block in probation:
+            probation.remove(block)
+            protected.append(block)
+        else:
+            if len(cached) == capacity:
+                while len(protected) > 0.8 * (len(probation) + len(protected)):
+                    probation.append(protected.pop(0))
+                while len(window) > 1:
+                    probation.append(window.pop(0))
+                candidate = counts.get(window[0], 0) if window else inf
+                victim = counts.get(probation[0], 0) if probation else inf
+                if candidate > victim:
+                    probation = [*probation[1:], *window]
+                window = []
+            window.append(block)
+        counts[block] = counts.get(block, 0) + 1
+        references += 1
+        if references >= 10 * (len(window) + len(probation) + len(protected)):
+            references //= 2
+            counts = {key: n // 2 for key, n in counts.items() if n > 1}
+    return found
+
+
 @settings(deadline=None, max_examples=300)
 @given(blocks=references, capacity=capacities)
 @pytest.mark.parametrize(
     ("policy", "published"),
-    [(Sieve, sieve_hits), (S3Fifo, s3_fifo_hits), (Arc, arc_hits)],
-    ids=["sieve", "s3-fifo", "arc"],
+    [
+        (Sieve, sieve_hits),
+        (S3Fifo, s3_fifo_hits),
+        (Arc, arc_hits),
+        (WTinyLfu, w_tinylfu_hits),
+    ],
+    ids=["sieve", "s3-fifo", "arc", "w-tinylfu"],
 )
 def test_hits_are_those_of_the_published_algorithm(
     policy: Callable[[], Any],

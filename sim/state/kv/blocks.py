@@ -151,19 +151,14 @@ class BlockPool(HashChain):
 
     def _evict(self, blocks: int) -> list[int]:
         self.evicted += blocks
-        idle, on_evict, cached = self._idle, self._on_evict, self._cached
-        if isinstance(idle, IdleOrder):  # nothing that a policy hears now changes who is next
+        idle, on_evict = self._idle, self._on_evict
+        if isinstance(idle, QueuedOrder):
+            taken = idle.pop_all(blocks, on_evict)
+        else:  # nothing that a policy hears now changes who is next
             taken = idle.pop_all(blocks, self.now)
             if on_evict is not None:
-                for unit in map(cached, taken):
+                for unit in map(self._cached, taken):
                     on_evict(unit)
-        else:
-            taken = []
-            for _ in range(blocks):
-                block = idle.pop(self.now)
-                if on_evict is not None:
-                    on_evict(cached(block))
-                taken.append(block)
         self._unindex(taken)
         return taken
 

@@ -33,11 +33,14 @@ class QueuedOrder(Idle[U]):
 
     def put(self, unit: U, key: Key) -> None:
         """One unit became idle."""
+        self._line_up(unit, key)
+        self._tidy(1, self._queues.values())
+
+    def _line_up(self, unit: U, key: Key) -> None:
         entry = self._live[unit] = (key, self._added, unit)
         self._added += 1
         self._queues[key[0]].put(entry)
         self.lengths[key[0]] += 1
-        self._tidy(1, self._queues.values())
 
     def _enter(self, entries: list[Entry[U]]) -> None:
         for queue, group in groupby(entries, _queue_of):
@@ -67,14 +70,26 @@ class QueuedOrder(Idle[U]):
 
     def pop(self, now: Picoseconds) -> U:
         """Take the unit that the policy gives up."""
-        while True:
-            queue: int = self._pick(self)
-            key, _, unit = self._queues[queue].take()
-            self.lengths[queue] -= 1
-            again = self._spare(self._cached(unit), key)
-            if again is None:
-                return unit
-            self.put(unit, again)
+        return self.pop_all(1, None)[0]
+
+    def pop_all(self, units: int, on_evict: Callable[[CachedBlock], None] | None) -> list[U]:
+        """Take so many, one after the other; *on_evict* hears of each before the next."""
+        pick, spare, cached = self._pick, self._spare, self._cached
+        queues, lengths = self._queues, self.lengths
+        out: list[U] = []
+        while len(out) < units:
+            queue = pick(self)
+            key, _, unit = queues[queue].take()
+            lengths[queue] -= 1
+            block = cached(unit)
+            again = spare(block, key)
+            if again is not None:
+                self._line_up(unit, again)
+                continue
+            if on_evict is not None:
+                on_evict(block)
+            out.append(unit)
+        return out
 
     def units(self) -> list[U]:
         """All idle units, queue by queue; which queue is next is the policy's to say then."""
