@@ -67,7 +67,7 @@ def prefill_attention(
         [tokens, heads, head_dim] in the type of *q*.
 
     Raises:
-        ValueError: shapes or strides that do not fit together.
+        ValueError: shapes or strides that do not fit together, or a scale that is not positive.
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     launch = CONFIGS[architecture(q.device), key_bucket(q)]
@@ -107,6 +107,8 @@ def attend_chunks(
     tokens, heads, head_dim = q.shape
     kv_heads = k_cache.shape[2]
     group = heads // kv_heads
+    if scale <= 0:
+        raise ValueError(f"the scale of products ({scale}) is not positive: maxima would be minima")
     if not tokens:
         return
     known = architecture(q.device)
@@ -366,6 +368,7 @@ def _attend(
         if WINDOWED:  # the first keys are hidden from the last queries: all are masked
             first = tl.maximum(lowest - window + 1, 0)
             plain = first
+        factor = scale * 1.4426950408889634  # log2(e): exp2 is native
         top = tl.full((ROWS,), -float("inf"), tl.float32)
         total = tl.zeros((ROWS,), tl.float32)
         acc = tl.zeros((ROWS, BLOCK_D), tl.float32)
@@ -381,7 +384,7 @@ def _attend(
                     k, v, table, o_k, end, s_block, s_token, masked, b_q.dtype, HEAD_DIM,
                     BLOCK_SIZE, BLOCK_D,
                 )  # fmt: skip
-                score = dot(b_q, tl.trans(b_k)) * (scale * 1.4426950408889634)  # log2(e)
+                score = dot(b_q, tl.trans(b_k))
                 if masked:
                     visible = (o_k < end)[None, :] & (o_k[None, :] <= position[:, None])
                     if TREE:
@@ -394,10 +397,10 @@ def _attend(
                             inside = inside | (o_k >= prefix)[None, :]
                         visible = visible & inside
                     score = tl.where(visible, score, -float("inf"))
-                new_top = tl.maximum(top, tl.max(score, 1))
+                new_top = tl.maximum(top, tl.max(score, 1) * factor)
                 base = tl.where(new_top > -float("inf"), new_top, 0.0)  # nothing seen yet
                 rescale = tl.exp2(top - base)
-                p = tl.exp2(score - base[:, None])
+                p = tl.exp2(score * factor - base[:, None])  # one instruction before the power
                 total = total * rescale + tl.sum(p, 1)
                 acc = acc * rescale[:, None] + dot(cast(p, b_v.dtype), b_v)
                 top = new_top

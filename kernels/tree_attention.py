@@ -16,7 +16,7 @@ from .work import Work
 CONFIGS = with_86(
     {
         (80, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
-        (80, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=2),
+        (80, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
         (80, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
         (89, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
         (89, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=4, num_stages=1),
@@ -69,7 +69,8 @@ def tree_attention(
         [tokens, heads, head_dim] in the type of *q*.
 
     Raises:
-        ValueError: shapes or strides that do not fit together, or a window that a tree may exceed.
+        ValueError: shapes or strides that do not fit together, a scale that is not positive, or a
+            window that a tree may exceed.
     """
     _check_window(window, tree_mask)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

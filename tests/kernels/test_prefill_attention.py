@@ -139,6 +139,10 @@ def test_shapes_that_do_not_fit_are_refused(device: str) -> None:
     given = batch([(3, 0)], 3, 2, torch.float32, device)
     with pytest.raises(ValueError, match="3 heads are no multiple of the cache's 2 kv heads"):
         prefill_attention(*given, scale=1.0)
+    fitting = batch([(3, 0)], 2, 2, torch.float32, device)
+    for scale in (0.0, -1.0):
+        with pytest.raises(ValueError, match="is not positive"):
+            prefill_attention(*fitting, scale=scale)
 
 
 @pytest.mark.parametrize("window", [0, 1, 3, 9, 100])
