@@ -30,6 +30,7 @@ from .style import (
 )
 
 _CAPACITY = re.compile(r"kv_blocks|capacity|memory", re.IGNORECASE)
+_DIP = 0.05  #: how far a low must lie below both ends to be said
 
 
 def hit_rate(names: Sequence[str], summaries: Sequence[dict[str, Any]]) -> Figure | None:
@@ -78,14 +79,14 @@ def hit_rate_by_turn(
         yaxis=axis("hit rate, %", range=[0, 104]),
         annotations=tags,
     )
-    title = _turn_title(rows[focus] or max(rows.values(), key=len))
+    shown = focus if rows[focus] else max(rows, key=lambda i: (len(rows[i]), -i))
+    name = next((line.label for line in drawn if line.cell == shown), "")
+    title = _turn_title(rows[shown], name if len(summaries) > 1 else "")
     return Figure(title, title, data, frame, legend(drawn))
 
 
 def _turn_trace(line: Line, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    spans = [
-        f"{r['turn']}" if r["turn"] == r["to_turn"] else f"{r['turn']}–{r['to_turn']}" for r in rows
-    ]
+    spans = [_turns(r).partition(" ")[2] for r in rows]
     return {
         "type": "scatter",
         "mode": "lines+markers" if line.singled else "lines",
@@ -114,13 +115,24 @@ def _end_tags(ends: list[tuple[Line, dict[str, Any]]]) -> list[dict[str, Any]]:
     return tags
 
 
-def _turn_title(rows: list[dict[str, Any]]) -> str:
-    first, last = rows[0], rows[-1]
-    verb = "rises" if last["hit_rate"] > first["hit_rate"] else "falls"
+def _turn_title(rows: list[dict[str, Any]], cell: str) -> str:
+    """Where the line of a cell begins and ends, and its low between them where it is one."""
+    first, last, low = rows[0], rows[-1], min(rows, key=lambda row: row["hit_rate"])
+    change = last["hit_rate"] - first["hit_rate"]
+    verb = "rises" if change > 0 else "falls" if change < 0 else "goes"
+    dips = low["hit_rate"] < min(first["hit_rate"], last["hit_rate"]) - _DIP
     return (
-        f"Hit rate {verb} from {percent(first['hit_rate'])} at turn {first['turn']} to "
-        f"{percent(last['hit_rate'])} at turn {last['to_turn']}"
+        f"Hit rate {verb} from {percent(first['hit_rate'])} at {_turns(first)} to "
+        f"{percent(last['hit_rate'])} at {_turns(last)}"
+        + (f", with {percent(low['hit_rate'])} at {_turns(low)}" if dips else "")
+        + (f", in {cell}" if cell else "")
     )
+
+
+def _turns(row: dict[str, Any]) -> str:
+    if row["turn"] == row["to_turn"]:
+        return f"turn {row['turn']}"
+    return f"turns {row['turn']}–{row['to_turn']}"
 
 
 def hit_rate_by_capacity(

@@ -46,6 +46,33 @@ def drawn(grid: list[CellRecords]) -> dict[str, Figure | None]:
     return dict(every([replace(cell, slo={"ttft_s": 4.0}) for cell in grid]))
 
 
+@pytest.mark.parametrize(
+    ("rates", "title"),
+    [
+        ([0.2, 0.5, 0.9], "Hit rate rises from 20.0 % at turn 0 to 90.0 % at turns 32–60"),
+        ([0.5, 0.5, 0.5], "Hit rate goes from 50.0 % at turn 0 to 50.0 % at turns 32–60"),
+        (
+            [0.9, 0.1, 0.8],
+            "Hit rate falls from 90.0 % at turn 0 to 80.0 % at turns 32–60, with 10.0 % at turn 1",
+        ),
+    ],
+)
+def test_the_title_of_turns_says_its_bins_and_its_low(
+    grid: list[CellRecords], rates: list[float], title: str
+) -> None:
+    spans = ((0, 0), (1, 1), (32, 60))
+    rows = [
+        {"turn": first, "to_turn": last, "hit_rate": rate, "requests": 3}
+        for (first, last), rate in zip(spans, rates, strict=True)
+    ]
+    line = figures.lines(["one", "other"], rank(grid, [summarize(cell) for cell in grid]))[0]
+    summaries = [{"hit_rate_by_turn": rows}, {"hit_rate_by_turn": []}]
+    for found, said in ((summaries[:1], title), (summaries, f"{title}, in {line.label}")):
+        figure = figures.hit_rate_by_turn([replace(line, cell=0)], found, 0)
+        assert figure is not None
+        assert figure.title.replace("\u00a0", " ") == said
+
+
 def test_they_are_valid_plotly(drawn: dict[str, Figure | None]) -> None:
     for name, figure in drawn.items():
         if name == "by_capacity":
