@@ -17,12 +17,12 @@ from ..state.ties import SAMPLE as SAMPLE
 class Callback:
     """A call that SimPy's queue can hold; the receiver knows stale ones by identity."""
 
-    __slots__ = ("_ok", "call", "callbacks")
+    __slots__ = ("call", "callbacks")
+    _ok = True  # SimPy asks
 
     def __init__(self, call: Callable[[Any], None]) -> None:
         self.call = call
         self.callbacks = (call,)
-        self._ok = True
 
 
 class Clock(simpy.Environment):

@@ -215,7 +215,7 @@ class Front(Generic[S]):
         answer(CallResult(False, reason, 0))
 
     def _request(self, call: Call) -> tuple[Request, Chain]:
-        prompt_tokens = sum(segment.tokens for segment in call.prompt)
+        prompt_tokens = sum([segment.tokens for segment in call.prompt])
         if prompt_tokens < 1 or call.output_tokens < 1:
             raise InputError(
                 f"a call needs at least one prompt token and one output token, "
@@ -302,9 +302,10 @@ class Front(Generic[S]):
     def _route(self, request: Request) -> Callable[[Seq[ReplicaId]], ReplicaId]:
         def route(candidates: Seq[ReplicaId]) -> ReplicaId:
             model = request.model
-            self._candidates = [
-                i for i in candidates if not model or self._pool_of[i].model in ("", model)
-            ]
+            self._candidates = candidates
+            if model:
+                served = ("", model)
+                self._candidates = [i for i in candidates if self._pool_of[i].model in served]
             if not self._candidates:
                 raise InputError(
                     f"the model {model} is served, but not by every kind of pool that a request "

@@ -77,8 +77,8 @@ class DecodeGroup:
 
     def taken(self, step: int) -> int:
         """Blocks that present members have taken in steps before *step*, since each joined."""
-        laps, rest = divmod(step, self._block_size)
-        return self._growing * laps + sum(self._counts[:rest]) - self._offset
+        size = self._block_size
+        return self._growing * (step // size) + sum(self._counts[: step % size]) - self._offset
 
     def growth(self, step: int) -> int:
         """Blocks that step *step* takes."""

@@ -160,7 +160,7 @@ class Sampler:
             held, idle = server.kv_now()
             plans = replica.in_flight
             plan = plans[0] if plans else None
-            prefill = sum(c.tokens for c in plan.chunks if c.tokens > 1) if plan else 0
+            prefill = sum([c.tokens for c in plan.chunks if c.tokens > 1]) if plan else 0
             decode = plan.tokens - prefill if plan else 0
             busy = busy or replica.has_requests
             series.append(

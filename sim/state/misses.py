@@ -36,9 +36,10 @@ class Seen:
 
     def add(self, chain: Chain, tokens: int) -> None:
         """The first *tokens* of *chain* were computed."""
-        ends = self._ends
+        ends, starts, links = self._ends, chain.starts, chain.links
         end = tokens
-        for start, link in zip(reversed(chain.starts), reversed(chain.links), strict=True):
+        for i in range(len(starts) - 1, -1, -1):
+            start, link = starts[i], links[i]
             if start >= tokens:
                 continue
             if ends.get(link, 0) >= end:
@@ -119,11 +120,12 @@ class MissExplainer:
 
     def _reach(self, seen: Seen, chain: Chain, at: int, prompt: int) -> int:
         """How far the prefix that ends at *at* was computed before."""
-        for i, (start, link) in enumerate(zip(chain.starts, chain.links, strict=True)):
-            end = chain.starts[i + 1] if i + 1 < len(chain.starts) else prompt
+        starts, last = chain.starts, len(chain.starts) - 1
+        for i, link in enumerate(chain.links):
+            end = starts[i + 1] if i < last else prompt
             if end <= at:
                 continue
-            if start >= prompt:
+            if starts[i] >= prompt:
                 break
             reach = min(seen.reach(link), end, prompt)
             at = max(at, reach)

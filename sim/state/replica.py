@@ -20,7 +20,7 @@ from .plan import Chunk, StepPlan
 from .queue import WaitingQueue
 from .records import GapHistogram
 from .rectangle import Rectangle
-from .sequence import Sequence, Status
+from .sequence import FINISHED, LOADING, PREEMPTED, RUNNING, SWAPPED, WAITING, Sequence
 from .step import UNLIMITED
 from .steps import ReplicaSteps
 from .swap import SwapSpace
@@ -109,7 +109,7 @@ class Replica(View):
     @property
     def arriving_count(self) -> int:
         """Requests that own blocks and wait for KV to be written to them."""
-        loading = sum(seq.status is Status.LOADING for seq in self.holding)
+        loading = sum(seq.status is LOADING for seq in self.holding)
         return loading - len(self._received)
 
     @property
@@ -128,15 +128,20 @@ class Replica(View):
 
     def refuses(self, request: Request) -> str:
         """Why *request* can never be served here; "" if it can."""
-        most = max((item.tokens for item in request.items), default=0)
-        for limit in ("encoder_budget", "encoder_cache_size"):
-            if 0 < getattr(self.limits, limit) < most:
-                return (
-                    f"an image of {most} tokens over the {limit} of {getattr(self.limits, limit)}"
-                )
+        reason = self._too_large(request) if request.items else ""
         ask = getattr(self.scheduler, "refuses", None)
-        reason: str = ask(self, request) if ask is not None else ""
+        if ask is not None and not reason:
+            reason = ask(self, request)
         return reason
+
+    def _too_large(self, request: Request) -> str:
+        """Which limit its largest image breaks; "" if none."""
+        most = max(item.tokens for item in request.items)
+        for name in ("encoder_budget", "encoder_cache_size"):
+            limit = getattr(self.limits, name)
+            if 0 < limit < most:
+                return f"an image of {most} tokens over the {name} of {limit}"
+        return ""
 
     def submit(self, seq: Sequence) -> None:
         """A request arrives."""
@@ -243,17 +248,18 @@ class Replica(View):
         batch = self.rectangle
         if batch is not None and seq in batch.over:
             del batch.over[seq]
-        elif seq.status is Status.RUNNING:
+        elif seq.status is RUNNING:
             if seq.base is not None:
                 self.leave_group(seq)
             del self.running[seq]
             self.explicit.pop(seq, None)
         else:
             self.leave_line(seq)
-        loading = seq.status is Status.LOADING and seq not in self._received
+        loading = seq.status is LOADING and seq not in self._received
         self._received.pop(seq, None)
         self._close(seq, keep_blocks=loading)
-        self._end_batch()
+        if batch is not None:
+            self._end_batch(batch)
 
     def received(self, seq: Sequence, bad_block: int | None = None) -> bool:
         """The KV that *seq* waits for is here, all or (from *bad_block* on) not.
@@ -261,7 +267,7 @@ class Replica(View):
         Returns:
             Whether the request must end in error (`EngineLimits.fail_on_load_error`).
         """
-        if seq.status is Status.FINISHED:
+        if seq.status is FINISHED:
             self.release(seq)
             return False
         if bad_block is not None:
@@ -288,7 +294,7 @@ class Replica(View):
 
     def start(self, seq: Sequence, computed: int) -> None:
         """*seq* joins the batch with *computed* positions in KV."""
-        seq.status = Status.RUNNING
+        seq.status = RUNNING
         seq.computed = computed
         seq.run_number = self._admitted = self._admitted + 1
         if seq.scheduled_ps < 0:
@@ -314,11 +320,11 @@ class Replica(View):
         seq.preempted_ps = self.now
         seq.drafts = 0
         if swaps:
-            seq.status = Status.SWAPPED
+            seq.status = SWAPPED
             self.swapped.add(seq)
             return
         seq.recomputed += seq.computed
-        seq.status = Status.PREEMPTED
+        seq.status = PREEMPTED
         seq.computed = seq.placeholders = 0
         seq.stale = seq.in_flight
         if to_back:
@@ -342,7 +348,7 @@ class Replica(View):
             self.pool.commit(seq, seq.computed)
         if seq.computed == seq.known:
             seq.computed -= 1  # the last token is computed here, to sample the next
-        seq.status = Status.PREEMPTED if seq.preemptions else Status.WAITING
+        seq.status = PREEMPTED if seq.preemptions else WAITING
         return True
 
     def remaining_blocks(self, seq: Sequence) -> int:
@@ -360,7 +366,7 @@ class Replica(View):
         seq, stale = chunk.seq, chunk.seq.stale
         ended = self._account(chunk, now)
         prefill = chunk.admitted is not None or chunk.start < seq.prompt_tokens
-        if prefill and chunk.samples and not (ended or stale) and seq.status is Status.RUNNING:
+        if prefill and chunk.samples and not (ended or stale) and seq.status is RUNNING:
             self.pool.checkpoint(seq, chunk.start + chunk.tokens)
         return ended
 
@@ -375,7 +381,7 @@ class Replica(View):
         stale = seq.stale > 0
         if stale:
             seq.stale -= chunk.tokens
-        if seq.status is Status.FINISHED:
+        if seq.status is FINISHED:
             return False
         emitted = 0
         if chunk.samples:
@@ -398,7 +404,7 @@ class Replica(View):
             awaited = seq.placeholders > 0
             if awaited:
                 seq.placeholders -= emitted
-            if seq.status is Status.RUNNING and (awaited or self.limits.num_spec_tokens):
+            if seq.status is RUNNING and (awaited or self.limits.num_spec_tokens):
                 self.pool.commit(seq, min(seq.computed - seq.in_flight, seq.known))
         self._emit(seq, kept, now)
         if ended:
@@ -409,7 +415,7 @@ class Replica(View):
         return ended
 
     def _emit(self, seq: Sequence, tokens: int, now: Picoseconds) -> None:
-        cached = seq.committed if seq.status is Status.RUNNING else 0
+        cached = seq.committed if seq.status is RUNNING else 0
         self.emitted.append((seq, tokens, cached))
         if seq.first_token_ps < 0:
             seq.first_token_ps = now
@@ -420,7 +426,7 @@ class Replica(View):
         seq.last_token_ps = now
 
     def _end(self, seq: Sequence) -> None:
-        if seq.status is Status.RUNNING:
+        if seq.status is RUNNING:
             del self.running[seq]
             self.explicit.pop(seq, None)
         else:
@@ -431,15 +437,15 @@ class Replica(View):
         else:
             batch.over[seq] = None
             self.pool.checkpoint(seq, min(seq.computed, seq.known - 1))
-            seq.status = Status.FINISHED
+            seq.status = FINISHED
             if not batch.pad_ended and self.connector is None:
                 self.pool.release(seq)
-        self._end_batch()
+        if batch is not None:
+            self._end_batch(batch)
 
-    def _end_batch(self) -> None:
+    def _end_batch(self, batch: Rectangle) -> None:
         """If nobody of the static batch runs any more, answer all who are not answered."""
-        batch = self.rectangle
-        if batch is not None and not self.running:
+        if not self.running:
             self.rectangle = None
             for seq in batch.over:
                 self._close(seq, keep_blocks=False)
@@ -449,9 +455,9 @@ class Replica(View):
         self.promises.pop(seq, None)
 
     def _close(self, seq: Sequence, *, keep_blocks: bool) -> None:
-        if seq.status is Status.RUNNING:
+        if seq.status is RUNNING:
             self.pool.checkpoint(seq, min(seq.computed, seq.known - 1))
-        seq.status = Status.FINISHED
+        seq.status = FINISHED
         if seq.promised_blocks:
             self._forget_promise(seq)
         self.inflight_prefills.pop(seq, None)
@@ -488,7 +494,9 @@ class Replica(View):
         pool = self.pool
         if pool.uneven:
             self.catch_up(step)
-        more = self.group.taken(step) - self.group.taken(self.step_index)
+        more = 0
+        if step != self.step_index:
+            more = self.group.taken(step) - self.group.taken(self.step_index)
         blank = pool.free - pool.cached_idle
         return pool.total - pool.free + more, pool.cached_idle - max(0, more - blank)
 

@@ -20,6 +20,10 @@ class Status(IntEnum):
     SWAPPED = 5  # preempted, with its KV in host memory
 
 
+# looking a member up in its enum takes as long as all the rest of asking for a status
+WAITING, LOADING, RUNNING, PREEMPTED, FINISHED, SWAPPED = Status
+
+
 class Sequence:
     """A request, its progress and its KV.
 

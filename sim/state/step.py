@@ -11,7 +11,7 @@ from .connector import Remote
 from .kv.face import Hit
 from .plan import Admission, Chunk, StepPlan
 from .rectangle import Rectangle
-from .sequence import Sequence, Status
+from .sequence import FINISHED, LOADING, RUNNING, SWAPPED, Sequence
 
 if TYPE_CHECKING:
     from .replica import Replica
@@ -201,9 +201,9 @@ class StepBuilder:
         """Whether a request of the line may be admitted; one that may not yet is put aside."""
         replica = self.replica
         self._check_waiting(seq, "looked at")
-        if seq.status is Status.LOADING and not replica.loaded(seq):
+        if seq.status is LOADING and not replica.loaded(seq):
             self.put_aside(seq)
-        elif seq.stale or (seq.status is Status.SWAPPED and self._just_swapped(seq)):
+        elif seq.stale or (seq.status is SWAPPED and self._just_swapped(seq)):
             replica.unsettled = True
             self.put_aside(seq)
         elif seq.request.lora and self._too_many_loras(seq.request.lora):
@@ -235,7 +235,7 @@ class StepBuilder:
         self.replica.aside[seq] = None
 
     def _check_waiting(self, seq: Sequence, what: str) -> None:
-        if seq.status in (Status.RUNNING, Status.FINISHED) or seq in self.replica.aside:
+        if seq.status in (RUNNING, FINISHED) or seq in self.replica.aside:
             raise IllegalPlanError(f"{seq} cannot be {what}: it is not in the waiting line")
 
     def prefix(self, seq: Sequence) -> Prefix | None:
@@ -245,7 +245,7 @@ class StepBuilder:
     def _prefix(self, seq: Sequence, find: Callable[[Sequence, int], Hit]) -> Prefix | None:
         replica = self.replica
         self._check_waiting(seq, "looked up")
-        if seq.status is Status.SWAPPED:
+        if seq.status is SWAPPED:
             hit = find(seq, seq.computed)  # blocks that it need not take
             self._prefixes[seq] = (hit, _NOTHING)
             may_grow = hit.may_grow or replica.next_block_is_growing(seq, hit.blocks)
@@ -272,7 +272,7 @@ class StepBuilder:
         """Whether free KV holds all known tokens of a waiting request, those cached counted."""
         self._check_waiting(seq, "measured")
         pool, known = self.replica.pool, min(seq.known, self.replica.limits.max_model_len)
-        swapped = seq.status is Status.SWAPPED
+        swapped = seq.status is SWAPPED
         limit = seq.computed if swapped else seq.known - 1
         hit = None if seq.computed and not swapped else pool.match(seq, limit)
         held, idle = (seq.blocks, 0) if hit is None else (hit.blocks, hit.idle)
@@ -282,9 +282,10 @@ class StepBuilder:
         """Rows that speculation adds to a request admitted with one token left; else 0."""
         limits = self.replica.limits
         drafts = limits.num_spec_tokens
-        fits = computed + 1 + drafts + 1 <= limits.max_model_len
+        if left != 1 or computed + 1 + drafts + 1 > limits.max_model_len:
+            return 0
         joins = computed or self.plan.group or any(c.admitted is None for c in self._taken.values())
-        return drafts if left == 1 and fits and joins else 0
+        return drafts if joins else 0
 
     def rectangle(self, *, pad_prompts: bool, pad_ended: bool, together: bool) -> None:
         """What this step admits is a static batch: nobody joins it until all have ended."""
@@ -346,7 +347,7 @@ class StepBuilder:
         self._tell(seq, start)
         seq.computed = start
         replica.leave_line(seq)
-        seq.status = Status.LOADING
+        seq.status = LOADING
         replica.inflight_prefills[seq] = None
         replica.deferred[seq] = None
         replica.aside[seq] = None
@@ -364,7 +365,7 @@ class StepBuilder:
             call = "load" if remote.asynchronous else "admit"
             raise IllegalPlanError(f"{seq} needs {call}(): {remote.tokens} tokens come later")
         cached = seq.computed  # its own, in blocks or in host memory
-        if hit is not None and seq.status is not Status.SWAPPED:
+        if hit is not None and seq.status is not SWAPPED:
             cached = hit.blocks * self.replica.limits.block_size
         return seq.known - cached - remote.tokens
 
@@ -396,7 +397,7 @@ class StepBuilder:
             if max(most - held, 0) + idle + spare + self._promised() > pool.free - reserved:
                 return None
         start = seq.computed + remote.tokens
-        if seq.status is not Status.SWAPPED:
+        if seq.status is not SWAPPED:
             start += hit_blocks * pool.block_size
         lookahead = 0 if not tokens else replica.limits.lookahead_tokens
         slots = self._blocks(min(start + tokens + lookahead, replica.limits.max_model_len))
@@ -409,7 +410,7 @@ class StepBuilder:
             if not hold:
                 replica.promises[seq] = None
         pool.acquire(seq, hit, max(slots, held, most if hold else 0))
-        if seq.status is Status.SWAPPED:
+        if seq.status is SWAPPED:
             assert replica.swap is not None
             replica.swap.back(seq)
         return start
@@ -440,7 +441,7 @@ class StepBuilder:
         hit, remote = self._prefixes[seq]
         if self.replica.connector is not None:
             self.replica.connector.allocated(seq, remote)
-        if hit is not None and seq.status is not Status.SWAPPED:
+        if hit is not None and seq.status is not SWAPPED:
             self.plan.admissions.append(
                 Admission(seq, seq.known, start - remote.tokens, remote, seq.preemptions > 0)
             )
