@@ -19,6 +19,7 @@ _EVICTIONS = (
     "lru,lfu,fifo,random,gdsf,length-aware,slru,session-ttl,sieve,s3-fifo,arc,w-tinylfu,belady"
 )
 _KV_TOKENS = "2M,8M"
+_REPLICAS, _IN_FLIGHT, _SESSION_EVERY_S = 8, 64, 60.0
 
 
 def cache(
@@ -43,13 +44,23 @@ def cache(
     kv_tokens: Annotated[
         str | None, typer.Option(help="With --routing: KV of a replica, e.g. 500k,8M.")
     ] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="With --routing.")] = 8,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help=f"With --routing; {_REPLICAS} if left out.")
+    ] = None,
     in_flight: Annotated[
-        int, typer.Option(min=1, help="With --routing: requests of the cluster that hold KV.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"With --routing: requests of the cluster that hold KV; {_IN_FLIGHT} if left out.",
+        ),
+    ] = None,
     session_every_s: Annotated[
-        float, typer.Option(help="With --routing: pause between starts of recorded sessions.")
-    ] = 60.0,
+        float | None,
+        typer.Option(
+            help="With --routing: pause between starts of recorded sessions; "
+            f"{_SESSION_EVERY_S:g} if left out."
+        ),
+    ] = None,
     block_tokens: Annotated[
         str | None,
         typer.Option(help="With --routing: tokens in a block, one number or one a trace."),
@@ -79,7 +90,15 @@ def cache(
     round-robin,session-sticky,prefix-aware --report cache.html`.
     """
     if routing is None:
-        clusters = {"--kv-tokens": kv_tokens, "--block-tokens": block_tokens, "--report": report}
+        clusters = {
+            "--kv-tokens": kv_tokens,
+            "--replicas": replicas,
+            "--in-flight": in_flight,
+            "--session-every-s": session_every_s,
+            "--block-tokens": block_tokens,
+            "--report": report,
+            "--jobs": jobs,
+        }
         for name, given in clusters.items():
             if given is not None:
                 raise InputError(
@@ -105,9 +124,9 @@ def cache(
         routing,
         kv_tokens or _KV_TOKENS,
         block_tokens,
-        replicas=replicas,
-        in_flight=in_flight,
-        session_every_s=session_every_s,
+        replicas=replicas or _REPLICAS,
+        in_flight=in_flight or _IN_FLIGHT,
+        session_every_s=_SESSION_EVERY_S if session_every_s is None else session_every_s,
         format=format,
         block_size=block_size,
         say=lambda caveat: note(f"note: {caveat}"),
@@ -125,7 +144,8 @@ def _clusters(study: Study, jobs: int | None, report: Path | None, json: bool) -
         study,
         jobs=jobs or cores(),
         listen=lambda r: note(
-            f"[{next(done)}/{cells}] {r.trace} {r.eviction} {r.routing} {r.kv_tokens:,}: "
+            f"[{next(done)}/{cells}] {r.trace} {r.eviction} {r.routing} "
+            f"{f'{r.kv_tokens:,}' if r.kv_tokens else 'inf'}: "
             f"{r.hit_rate:.4f} after {r.seconds:.1f} s"
         ),
     )

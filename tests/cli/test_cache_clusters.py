@@ -58,6 +58,10 @@ def test_a_report_beside_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         ((*STUDY, "--report", "no/c.html"), "no such folder"),
         ((*STUDY, "--kv-tokens", "many"), 'found "many" where a number of tokens is expected'),
         (("cache", "talk.jsonl", "--report", "c.html"), "only where --routing names routers"),
+        (("cache", "talk.jsonl", "--replicas", "3"), "--replicas"),
+        (("cache", "talk.jsonl", "--in-flight", "3"), "--in-flight"),
+        (("cache", "talk.jsonl", "--session-every-s", "3"), "--session-every-s"),
+        (("cache", "talk.jsonl", "--jobs", "3"), "--jobs"),
         (("cache", "talk.jsonl", "talk.jsonl"), "2 traces: without --routing there is one"),
     ],
 )
