@@ -55,6 +55,12 @@ def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as raw:
         head = raw.read(6)
         raw.seek(0)
+        if head.startswith(b"PAR1"):
+            raise InputError(
+                "a Parquet file, and traces are JSON lines or CSV",
+                where=str(path),
+                help='e.g. pandas.read_parquet(…).to_json(…, orient="records", lines=True)',
+            )
         kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
         if path.suffix in _MAGIC.values() and kind != path.suffix:
             raise InputError(

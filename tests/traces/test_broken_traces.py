@@ -54,6 +54,7 @@ BROKEN: dict[str, tuple[str | bytes, int, str]] = {
     "blank-inside": (MOON + "\n" + MOON, 2, "blank line within"),
     "not-utf8": (MOON.encode() + b"\xff\xfe{}\n", 2, "not UTF-8"),
     "binary": (bytes(range(128, 256)), 1, "not UTF-8"),
+    "parquet": (b"PAR1\x15\x04", 0, "a Parquet file"),
     "cut-off-row": (MOON + MOON[:40], 2, "cut off"),
     "bad-json": (MOON + "{'a': 1}\n", 2, "bad JSON"),
     "not-an-object": (MOON + "[1, 2]\n", 2, "must be a JSON object, found list"),
