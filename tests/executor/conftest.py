@@ -25,7 +25,6 @@ from infersim.calibrate.executor import (  # noqa: E402
     tier,
     tower,
     weights,
-    worker,
 )
 from infersim.policies.types import ReplicaId  # noqa: E402
 from infersim.scenarios import build, grid, load  # noqa: E402
@@ -132,7 +131,6 @@ class Both:
         compute: bool = False,
         triton: bool = False,
         wall: bool = False,
-        apart: bool = False,
     ) -> tuple[host.Executed, dict[str, np.ndarray[Any, Any]]]:
         made, log = self.assembly(), StepLog(measured=True)
         spec = made.pools[0].model
@@ -156,9 +154,6 @@ class Both:
             cache = kv.KVCache(
                 spec, limits.kv_blocks, limits.block_size, dtype=torch.float32, device=CPU
             )
-            if apart:
-                tall = shared.get("tower")
-                return worker.WorkerRunner(shared["model"], cache, CPU, warm_up=4, tower=tall)
             slots = pool.offload.blocks if pool.offload is not None else 1
             store = tier.TierStore(cache, slots, CPU)
             room = None

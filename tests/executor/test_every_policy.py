@@ -61,7 +61,8 @@ cluster:
     - {{name: p, role: prefill, {POOL}, replicas: 2}}
     - {{name: d, role: decode, {POOL}, replicas: 2}}""",
 )
-IMAGES = OPEN.replace("mini.yaml", "seeing.yaml").replace(
+IMAGES = OPEN.replace("mini.yaml", "seeing.yaml").replace("requests: 14", "requests: 9")
+IMAGES = IMAGES.replace(
     "  system:",
     """\
   images:

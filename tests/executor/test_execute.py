@@ -96,16 +96,20 @@ def test_images_of_a_virtual_run_are_the_simulated_ones(
     assert executed["cells"] == json.loads(capsys.readouterr().out)["cells"]
 
 
-def test_encoders_on_a_real_clock() -> None:
+def test_encoders_on_a_real_clock_in_processes_of_their_own() -> None:
     Path("seeing.yaml").write_text(SEEING)
-    settings = ["--clock", "wall", "--no-report", "--out", "wall", "--set", "workload.requests=3"]
-    assert run(["execute", "seeing.yaml", *settings]) == 0
-    rows = pd.read_parquet("wall/requests.parquet")
+    source = load.read("seeing.yaml", ["workload.requests=3"])
+    (cell,) = grid.cells(source)[1]
+    real, virtual = (
+        execute.execute_cell(cell, source.folders, execute.Options(clock=clock))
+        for clock in ("wall", "virtual")
+    )
+    rows = real.records.requests
     assert (rows["status"] == "finished").all()
     assert (rows["encode_ps"] > 0).any()
     assert (rows["scheduled_ps"] - rows["arrival_ps"] >= rows["encode_ps"]).all()
-    timing = json.loads(Path("wall/timing.json").read_text())["computing"][0]
-    assert min(timing["device_s"], timing["copying_s"]) > 0
+    assert min(real.device_s, real.copying_s) > 0
+    assert real.answers == virtual.answers
 
 
 def test_images_need_a_tower_with_drawn_weights() -> None:

@@ -100,18 +100,6 @@ def test_embeddings_that_moved_say_the_same(
     assert tools.answers(played) == expected
 
 
-def test_a_real_clock_encodes_in_processes_of_their_own(
-    tmp_path: Path, tools: Any, expected: dict[Any, list[int]]
-) -> None:
-    played, _ = tools.Both(tmp_path, APART, "workload.requests=5").executed(
-        compute=True, wall=True, apart=True
-    )
-    assert played.totals["embedding_link_bytes"] > 0
-    assert (played.requests["encode_ps"] > 0).any()
-    said = tools.answers(played)
-    assert said == {number: expected[number] for number in said}
-
-
 def lost(seen: Seen) -> Seen:
     return seen._replace(values=torch.zeros_like(seen.values))
 
