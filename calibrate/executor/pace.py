@@ -2,8 +2,8 @@
 
 A core that another machine's work shares runs at half its speed, for tens of milliseconds or for
 minutes, and no clock, counter of CPU time or count of stolen ticks tells; fixed work does. On the
-virtual machine where it was tried, steps whose probes at both ends were fast took 1.03 times
-(median) what the fastest repeat of the same step took, those with slow probes 1.4 times.
+virtual machine where it was tried, steps with a fast probe at both ends took 1.03 times (median)
+what the fastest repeat of the same step took; docs/validate.md has the rest.
 """
 
 from __future__ import annotations
