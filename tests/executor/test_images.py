@@ -146,6 +146,46 @@ def test_another_image_changes_an_answer(
     assert said != expected
 
 
+PRIORITIES = """\
+workload:
+  kind: open-loop
+  requests: 24
+  arrivals: 9000
+  max_tokens: 30
+  priority: {kind: uniform, low: 0, high: 4}
+  images:
+    count: 40
+    tokens: {kind: uniform, low: 5, high: 14}
+    per_request: {kind: choice, values: [0, 3, 5], weights: [0.5, 0.25, 0.25]}
+  prompt_tokens: {kind: uniform, low: 3, high: 9}
+  output_tokens: {kind: uniform, low: 10, high: 30}
+"""
+
+
+def test_an_image_that_a_preemption_withdrew_is_there_when_it_is_needed(
+    tmp_path: Path, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The victim gives way in the step in which one of its images was to be encoded."""
+    engine = "max_num_seqs: 6, max_num_batched_tokens: 60, max_model_len: 130"
+    tight = f"{engine}, encoder_budget: 14, encoder_cache_size: 70, async_scheduling: false"
+    pool = "gpu: h100-sxm, model: seeing.yaml, block_size: 4"
+    head = "name: s\nseed: 73\n"
+    policies = "policies: {order: priority, victim: lowest-priority}\n"
+    text = f"{head}cluster: {{{pool}, kv_blocks: 40, engine: {{{tight}}}}}\n{policies}{PRIORITIES}"
+    plain = f"{head}cluster: {{{pool}, kv_blocks: 500, engine: {{{engine}}}}}\n{PRIORITIES}"
+    expected = tools.answers(tools.Both(tmp_path, plain, *PLAIN).executed(compute=True)[0])
+    both = tools.Both(tmp_path, text)
+    assert tools.answers(both.executed(compute=True)[0]) == expected
+    planned = Sight.planned
+
+    def forgetful(self: Sight, done: Any) -> None:
+        planned(self, plan(done.encoder, done.encoder_evicted))
+
+    monkeypatch.setattr(Sight, "planned", forgetful)
+    with pytest.raises(InfersimError, match="whose embedding is not there"):
+        both.executed(compute=True)
+
+
 # ---- the tower -----------------------------------------------------------------------------------
 
 
