@@ -122,7 +122,7 @@ class OrderedQueue:
         moved = set()
         while self._due and self._due[0][0] <= now:
             moved.add(heappop(self._due)[1])
-        again = [seq for _, i, seq in self._heap if i in moved]
+        again = [seq for _, i, seq in self._heap if i in moved] if moved else ()
         if again:
             self._heap = [entry for entry in self._heap if entry[1] not in moved]
             heapify(self._heap)
