@@ -114,7 +114,7 @@ def place(data: dict[str, Any], path: KeyPath) -> KeyPath:
 
 
 def _item(node: Any, step: str | int) -> Any:
-    return node[step] if isinstance(node, list) else None
+    return node[step] if isinstance(node, list) and isinstance(step, int) else None
 
 
 def _assign(data: dict[str, Any], path: KeyPath, value: Any) -> KeyPath:
