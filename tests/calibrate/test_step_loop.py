@@ -46,11 +46,14 @@ def loop(model: Watched) -> Loop:
     return Loop(model, cache, CPU, Roofline(model.spec, load.gpu("cpu")), graphs=0)
 
 
-def test_decodes_read_their_context_and_grow(loop: Loop, model: Watched) -> None:
+def test_decodes_read_their_context_and_grow(
+    loop: Loop, model: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_pace_ps", lambda: 30_000_000)
     found = loop.steps(3, 100, (), 3)
     assert len(found) == 3
     assert all(one.wall_s > one.device_s > 0 for one in found)
-    assert all(isinstance(one.wall_s, Paced) and one.wall_s.pace_s > 0 for one in found)
+    assert [isinstance(one.wall_s, Paced) and one.wall_s.pace_s for one in found] == [3e-5] * 3
     lengths = [inputs.decode_lengths.tolist() for inputs in model.seen]
     assert lengths == [[98] * 3, [99] * 3, [100] * 3, [101] * 3]  # the first is not timed
     assert all(len(inputs.prefill_lengths) == 0 for inputs in model.seen)
