@@ -129,6 +129,12 @@ class Pool:
         choice, spec = _scheduling(policies, self.spec), self.spec
         most = self.capacity.blocks * spec.block_size - SGLANG_EXTRA_BLOCKS * spec.block_size - 1
         longest = self.capacity.max_model_len
+        chunk = choice.params.get("chunked_prefill_size")
+        if chunk is not None and chunk < spec.block_size:
+            message = f"chunked_prefill_size {chunk} holds no block of {spec.block_size} tokens"
+            given = policies.scheduling is not None
+            where = "policies.scheduling" if given else "engine.chunked_prefill_size"
+            raise InputError(message, where=where, help=f"{spec.block_size}, or more")
         if choice.name == "sglang" and longest > most:
             key = getattr(spec.engine, "context_key", "max_model_len")
             raise InputError(

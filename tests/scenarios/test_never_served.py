@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from infersim.policies.errors import InputError
 from infersim.scenarios import build, grid, load
 
 ENCODER = ", {name: see, role: encode, gpu: l40s, model: qwen2-vl-7b}"
@@ -49,3 +50,19 @@ def test_a_prompt_that_is_not_cut_and_longer_than_a_chunk(tmp_path: Path) -> Non
         "",
         "prompt over the 80 tokens of a step, and prompts are not cut",
     }
+
+
+@pytest.mark.parametrize(
+    ("engine", "policies"),
+    [
+        ("{preset: sglang, page_size: 16, chunked_prefill_size: 4}", "{}"),
+        ("vllm-v1", "{scheduling: {name: sglang, chunked_prefill_size: 4}}"),
+    ],
+)
+def test_a_chunk_that_holds_no_page(tmp_path: Path, engine: str, policies: str) -> None:
+    with pytest.raises(InputError, match="chunked_prefill_size 4 holds no block of 16 tokens"):
+        rows_of(
+            tmp_path,
+            f"{{gpu: l40s, model: qwen2-vl-7b, engine: {engine}}}",
+            f"policies: {policies}",
+        )
