@@ -136,6 +136,12 @@ class Host(Generic[S]):
                     f"replica {server.number} leaked KV: {replica.pool.total - replica.pool.free} "
                     f"of {replica.pool.total} blocks are held with nothing running"
                 )
+            kept = replica.swap.check() if replica.swap is not None else 0
+            if idle and kept:
+                raise InfersimError(
+                    f"replica {server.number} leaked swap space: {kept} slots are held with "
+                    "nothing running"
+                )
         caches = [(one.number, one.replica.encoder) for one in self._front.servers]
         caches += [(one.number, one.replica.cache) for one in self._front.encoders.values()]
         for number, cache in caches:
@@ -143,12 +149,6 @@ class Host(Generic[S]):
                 raise InfersimError(
                     f"replica {number} leaked encoder outputs: {cache.held_tokens} tokens are held "
                     "with nothing running"
-                )
-            kept = replica.swap.check() if replica.swap is not None else 0
-            if idle and kept:
-                raise InfersimError(
-                    f"replica {server.number} leaked swap space: {kept} slots are held with "
-                    "nothing running"
                 )
 
     def _played(self, steps: int, link_bytes: int, link_busy_ps: Picoseconds) -> Played:

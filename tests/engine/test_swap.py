@@ -74,6 +74,28 @@ def two_requests(lab: Any, **given: Any) -> Any:
     return case
 
 
+def test_a_leak_is_seen_on_whichever_replica_it_is(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slots that stay taken on the first of two replicas end the run with its number."""
+    config = two_requests(lab).config()
+    spaces: list[SwapSpace] = []
+    check = SwapSpace.check
+
+    def planted(space: SwapSpace) -> int:
+        if space not in spaces:
+            spaces.append(space)
+        return check(space) + (space is spaces[0])
+
+    monkeypatch.setattr(SwapSpace, "check", planted)
+    pools = tuple(
+        replace(pool, swap=OffloadLimits(3, latency_ps=7, bytes_per_s=S), replicas=2)
+        for pool in config.pools
+    )
+    with pytest.raises(InfersimError, match="replica 0 leaked swap space: 1 slots"):
+        simulate(replace(config, pools=pools), two_requests(lab).clients())
+
+
 @pytest.mark.parametrize("leap", [False, True], ids=["steps", "leaps"])
 def test_one_request_out_and_in(lab: Any, leap: bool) -> None:
     """3 blocks × 4 tokens × 5 bytes = 60 bytes at 10¹²/s are 60 ps, and 7 of latency, each way."""
