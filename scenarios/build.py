@@ -77,6 +77,7 @@ class Assembly(NamedTuple):
         scenario, found = self.cell.scenario, self.pools
         notes = [pool.capacity.note for pool in found if pool.capacity.note]
         notes += [note for pool in found for note in pool.cost_notes]
+        notes += _idle_evictions(scenario.policies.eviction, found)
         notes += _full_hosts(played.totals)
         if getattr(scenario.workload, "adapters", 0) and not all(p.prices_adapters for p in found):
             notes.append("step times: LoRA adapters cost nothing: no profile has a table of them")
@@ -96,6 +97,15 @@ class Assembly(NamedTuple):
             oracle=any(_promise(choice).oracle for choice in chosen(scenario)),
             steps=None if log is None else log.arrays(),
         )
+
+
+def _idle_evictions(named: Choice | None, pools: Sequence[Pool]) -> list[str]:
+    """Where an eviction that the scenario names has nothing to decide."""
+    return [
+        f"{named.name} evicts nothing in pool {pool.spec.name}: it has no prefix cache"
+        for pool in pools
+        if named is not None and not pool.spec.engine.enable_prefix_caching
+    ]
 
 
 def _full_hosts(totals: dict[str, int]) -> list[str]:

@@ -125,7 +125,9 @@ class UncertaintySpec(Spec):
     """How far the figures may be off because step times are."""
 
     samples: int = Field(
-        ge=2, le=1000, description="runs of each cell with perturbed step times; 20 or more"
+        ge=2,
+        le=1000,
+        description="runs of each cell with perturbed step times; below 20 the ends say little",
     )
     seed: int | None = Field(
         default=None, ge=0, lt=1 << 63, description="of the errors; the scenario's when left out"

@@ -86,6 +86,9 @@ class OpenLoopSpec(Spec):
     def _bounded(self) -> OpenLoopSpec:
         if self.requests is None and self.duration_s is None:
             raise InputError("requests or duration_s is needed to end the workload")
+        given = self.model_fields_set & {"prompt_tokens", "output_tokens"}
+        if self.lengths is not None and given:
+            raise InputError(f"{' and '.join(sorted(given))} would be drawn from lengths: name one")
         return self
 
     def build(

@@ -107,6 +107,21 @@ def test_first_come_first_served_needs_no_order(tmp_path: Path) -> None:
     assert config(tmp_path, ONE, "policies.order=fcfs").pools[0].make_order is None
 
 
+def test_an_eviction_without_a_cache_is_said_to_evict_nothing(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(ONE)
+
+    def notes(*settings: str) -> str:
+        source = load.read(str(tmp_path / "s.yaml"), settings)
+        ((_, (cell,)),) = (grid.cells(source),)
+        told = build.simulate_cell(cell, source.folders, leap=True, progress=lambda *_: None)
+        return "; ".join(told.records.notes)
+
+    off = "cluster.engine.enable_prefix_caching=false"
+    assert "lfu evicts nothing in pool" in notes(off, "policies.eviction=lfu")
+    assert "evicts nothing" not in notes(off)
+    assert "evicts nothing" not in notes("policies.eviction=lfu")
+
+
 def test_a_scheduler_with_parameters(tmp_path: Path) -> None:
     made = config(
         tmp_path,

@@ -83,6 +83,8 @@ def test_parts_stand_in_order_and_are_shared() -> None:
 
 def test_lengths_are_drawn_in_pairs(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("num_prefill_tokens,num_decode_tokens\n100,1\n200,2\n300,3\n")
+    with pytest.raises(ValidationError, match="output_tokens and prompt_tokens would be drawn"):
+        spec(tmp_path, requests=1, lengths={"file": "l.csv"}, prompt_tokens=3, output_tokens=4)
     found = calls(folder=tmp_path, requests=60, lengths={"file": "l.csv"})
     pairs = {(a.what.prompt[0].tokens, a.what.output_tokens) for a in found}
     assert pairs == {(100, 1), (200, 2), (300, 3)}
