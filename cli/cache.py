@@ -5,15 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..policies.errors import InputError
+from .codes import InterruptedByUserError
 from .console import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..scenarios.cache.study import Study
+    from ..scenarios.cache.study import Result, Study
 
 _EVICTIONS = (
     "lru,lfu,fifo,random,gdsf,length-aware,slru,session-ttl,sieve,s3-fifo,arc,w-tinylfu,belady"
@@ -139,22 +140,33 @@ def _clusters(study: Study, jobs: int | None, report: Path | None, json: bool) -
     from ..scenarios.runner import cores
 
     cells = len(study.cells())
-    done = iter(range(1, cells + 1))
-    results = run_study(
-        study,
-        jobs=jobs or cores(),
-        listen=lambda r: note(
-            f"[{next(done)}/{cells}] {r.trace} {r.eviction} {r.routing} "
+    done: list[Result] = []
+
+    def hear(r: Result) -> None:
+        done.append(r)
+        note(
+            f"[{len(done)}/{cells}] {r.trace} {r.eviction} {r.routing} "
             f"{f'{r.kv_tokens:,}' if r.kv_tokens else 'inf'}: "
             f"{r.hit_rate:.4f} after {r.seconds:.1f} s"
-        ),
-    )
+        )
+
+    try:
+        results = run_study(study, jobs=jobs or cores(), listen=hear)
+    except KeyboardInterrupt:
+        _print_clusters([result.to_dict() for result in done], json)
+        raise InterruptedByUserError(
+            f"interrupted; {len(done)} of {cells} cells are printed, and no report is written"
+        ) from None
     rows = [result.to_dict() for result in results]
     if report is not None:
         from ..reports.page.caches import write_page
 
         write_page(report, rows, study.facts(), _command())
         note(f"wrote {report}")
+    _print_clusters(rows, json)
+
+
+def _print_clusters(rows: list[dict[str, Any]], json: bool) -> None:
     if json:
         print_json(rows)
         return

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from infersim.cli.main import run
+from infersim.scenarios.cache import parallel
 
 TRACE = "".join(
     json.dumps(
@@ -49,6 +51,26 @@ def test_a_report_beside_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "inf" in table
     assert "one cache" in table
     assert "Prefix caches: routing and eviction" in Path("c.html").read_text("utf-8")
+
+
+def test_an_interrupt_prints_the_cells_that_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed, left = parallel.run_cell, [None] * 3
+
+    def pressed(*given: Any) -> Any:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return replayed(*given)
+
+    monkeypatch.setattr(parallel, "run_cell", pressed)
+    command = [*STUDY, "--kv-tokens", "4k", "--eviction", "lru", "--report", "c.html", "--json"]
+    assert run(command) == 130
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 3
+    assert "error: interrupted; 3 of 8 cells are printed, and no report is written" in err
+    assert not Path("c.html").exists()
 
 
 @pytest.mark.parametrize(
