@@ -12,6 +12,7 @@ from infersim.calibrate.measure.device import Device, Readings
 from infersim.calibrate.measure.meter import Anchor
 from infersim.calibrate.measure.ops.lengths import parse_mix
 from infersim.calibrate.measure.point import Point
+from infersim.sim.cost.profile import Host, Profile, Stamp, Table, save
 from infersim.sim.cost.stamps import kernels_hash
 
 STEP_S, SEQUENCE_S, TOKEN_S = 2e-4, 5e-6, 1e-7
@@ -91,3 +92,36 @@ def out(tmp_path: Path) -> Path:
 def make_meter() -> Callable[..., FakeMeter]:
     """The fake meter."""
     return FakeMeter
+
+
+@pytest.fixture(scope="session")
+def save_profile() -> Callable[[Path, Host], Path]:
+    """Write a profile of attention only, and of a host."""
+
+    def saved(folder: Path, host: Host) -> Path:
+        decode = Table(
+            op="decode_attention",
+            times=4,
+            by=("decodes", "context_tokens"),
+            points=((1, 16, 2e-4), (16, 16, 2e-3), (1, 512, 3e-4), (16, 512, 3e-3)),
+        )
+        prefill = Table(
+            op="prefill_attention",
+            times=4,
+            by=("chunk", "prefix"),
+            points=((2, 0, 2e-4), (256, 0, 2e-3), (2, 256, 3e-4), (256, 256, 3e-3)),
+        )
+        made = Profile(
+            name="a CPU of the tests",
+            stamp=Stamp(origin="measured", gpu="cpu"),
+            model="tiny",
+            dtype="bf16",
+            kv_dtype="bf16",
+            attention="separate",
+            tables=(decode, prefill),
+            host=host,
+        )
+        save(made, folder)
+        return folder
+
+    return saved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from infersim.calibrate import cpu_check
 from infersim.calibrate.cpu_check import Case, decide, measure
 from infersim.cli.main import run
 from infersim.policies.errors import InputError
-from infersim.sim.cost.profile import Host, Profile, Stamp, Table, save
+from infersim.sim.cost.profile import Host
 
 FEW: dict[str, Any] = {
     "kind": "chat",
@@ -28,32 +29,9 @@ FEW: dict[str, Any] = {
 
 
 @pytest.fixture
-def profile(tmp_path: Path) -> Path:
-    """Of attention only, and of a host that is the device as well."""
-    decode = Table(
-        op="decode_attention",
-        times=4,
-        by=("decodes", "context_tokens"),
-        points=((1, 16, 2e-4), (16, 16, 2e-3), (1, 512, 3e-4), (16, 512, 3e-3)),
-    )
-    prefill = Table(
-        op="prefill_attention",
-        times=4,
-        by=("chunk", "prefix"),
-        points=((2, 0, 2e-4), (256, 0, 2e-3), (2, 256, 3e-4), (256, 256, 3e-3)),
-    )
-    made = Profile(
-        name="a CPU of the tests",
-        stamp=Stamp(origin="measured", gpu="cpu"),
-        model="tiny",
-        dtype="bf16",
-        kv_dtype="bf16",
-        attention="separate",
-        tables=(decode, prefill),
-        host=Host(step_s=1e-3, overlaps=False, pace_s=3e-5),
-    )
-    save(made, tmp_path / "profile")
-    return tmp_path / "profile"
+def profile(tmp_path: Path, save_profile: Callable[[Path, Host], Path]) -> Path:
+    """Of a host that is the device as well."""
+    return save_profile(tmp_path / "profile", Host(step_s=1e-3, overlaps=False, pace_s=3e-5))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ pytest.importorskip("torch", reason="the executor needs torch")
 if importlib.util.find_spec("triton") is None:
     pytest.skip("kernels need triton", allow_module_level=True)
 
-from infersim.sim.cost.profile import PROFILE, SAMPLES, Host, Profile, Stamp, Table, save
+from infersim.sim.cost.profile import PROFILE, SAMPLES, Host
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -47,35 +48,10 @@ def measured(out: Path, *words: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(file.read_text()), done.stdout
 
 
-def a_profile(folder: Path) -> None:
-    """Of attention only, about as slow as a CPU."""
-    decode = Table(
-        op="decode_attention",
-        times=4,
-        by=("decodes", "context_tokens"),
-        points=((1, 16, 1e-3), (16, 16, 3e-3), (1, 512, 2e-3), (16, 512, 4e-3)),
-    )
-    prefill = Table(
-        op="prefill_attention",
-        times=4,
-        by=("chunk", "prefix"),
-        points=((2, 0, 1e-3), (256, 0, 5e-3), (2, 256, 2e-3), (256, 256, 9e-3)),
-    )
-    made = Profile(
-        name="a CPU of the tests",
-        stamp=Stamp(origin="measured", gpu="cpu"),
-        model="tiny",
-        dtype="bf16",
-        kv_dtype="bf16",
-        attention="separate",
-        tables=(decode, prefill),
-        host=Host(step_s=5e-3, overlaps=False),
-    )
-    save(made, folder)
-
-
-def test_parts_leave_their_tables_and_one_that_fails_leaves_the_others(tmp_path: Path) -> None:
-    a_profile(tmp_path / "profile-tiny")
+def test_parts_leave_their_tables_and_one_that_fails_leaves_the_others(
+    tmp_path: Path, save_profile: Callable[[Path, Host], Path]
+) -> None:
+    save_profile(tmp_path / "profile-tiny", Host(step_s=5e-3, overlaps=False))
     earlier = {"state": "done", "provenance": {"kind": "cuda", "kernels": "a" * 64}, "seconds": 1}
     earlier["result"] = {"last": "of an earlier call", "broken": []}
     kept = {"format": "infersim-gpu-1", "parts": {"tests": earlier}}
