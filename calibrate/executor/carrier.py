@@ -83,7 +83,7 @@ class EmbeddingCarrier:
     """Copies embeddings from encoders to replicas.
 
     Attributes:
-        carried_bytes, busy_ps, copying_ps: as `Carrier` has them.
+        carried_bytes, link_busy_ps, copying_ps: as `Carrier` has them.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class EmbeddingCarrier:
         self._link = FifoLink(link.latency_ps, link.bytes_per_s) if link is not None else None
         self._clock, self._encoder, self._server = clock, encoder, server
         self.carried_bytes = 0
-        self.busy_ps: Picoseconds = 0
+        self.link_busy_ps: Picoseconds = 0
         self.copying_ps: Picoseconds = 0
 
     def carry(self, part: Embeddings, arrived: Callable[[], bool]) -> None:
@@ -114,13 +114,13 @@ class EmbeddingCarrier:
                 copying_ps = (perf_counter_ns() - begun) * PS_PER_NS
                 self.copying_ps += copying_ps
                 if not self._clock.virtual:
-                    self.busy_ps += copying_ps
+                    self.link_busy_ps += copying_ps
 
         now = self._clock.now_ps
         if self._clock.virtual:
             before = self._link.busy_ps
             arrival = self._link.send(now, part.size_bytes)
-            self.busy_ps += self._link.busy_ps - before
+            self.link_busy_ps += self._link.busy_ps - before
             self._clock.at(arrival, ARRIVAL, land)
         else:
             self._clock.at(now, ARRIVAL, land)

@@ -98,7 +98,7 @@ class Cluster(Front[Server]):
         totals = super().travel_totals
         if self.config.embedding_link is not None:
             totals["embedding_link_bytes"] = self.embeddings.carried_bytes
-            totals["embedding_link_busy_ps"] = self.embeddings.busy_ps
+            totals["embedding_link_busy_ps"] = self.embeddings.link_busy_ps
         return totals
 
     def _encoder(
