@@ -1,9 +1,11 @@
 """Step time from a profile: its tables added up, what it lacks filled from the roofline.
 
     kernels = operations by tokens (padded to the CUDA graph in pure decode) + attention
-              + LM head and sampler by sampled rows + images
+              + LM head and sampler by sampled rows, bitmask by those with a grammar + images
     exec    = in a graph: kernels * (1 + gap) + replay     else: max(kernels, launches * launch)
     step    = synchronous engine: exec + host              asynchronous: max(exec, host)
+              where rows have a grammar the host fills their masks while the forward runs: these
+              and what is launched take at least that, and sampling (the host, if asynchronous)
               + output, + the fixed price of leaving the graph where there is prefill
     (a host that is also the device, as a CPU is, works like that of a synchronous engine)
 
@@ -57,6 +59,10 @@ class _Batch(NamedTuple):
 _Rule: TypeAlias = tuple[float, float, float, float]
 
 
+#: decodes, how many of them have an adapter (0 where that changes nothing), how many a grammar
+_Key: TypeAlias = tuple[int, int, int]
+
+
 class _Piece(NamedTuple):
     """From KV token *start* to *end*: *ps* at the start, and *slope* for each more."""
 
@@ -108,12 +114,14 @@ class TableCost:
         self._launch_ps = launches * host.launch_s * self._host_scale
         self._tokens: dict[int, Grades] = {}
         self._samples: dict[int, Grades] = {}
-        self._lines: dict[tuple[int, int], _Lines] = {}
-        self._batches: dict[tuple[int, int], _Batch] = {}
+        self._lines: dict[_Key, _Lines] = {}
+        self._batches: dict[_Key, _Batch] = {}
         lora = self.parts.lora.launches if self.parts.lora is not None else 0
         self._lora_launch_ps = lora * host.launch_s * self._host_scale
         self._exchange_factor = factors.get("all_reduce", 1.0)
         self._marginal_ps = self._marginal()
+        self._pieces_of: dict[int, list[tuple[_Piece, int]]] = {}
+        self._masked: dict[tuple[_Key, int], list[DecodeLine]] = {}
 
     @property
     def uneven(self) -> bool:
@@ -157,9 +165,10 @@ class TableCost:
 
     def timed(self, shape: StepShape) -> tuple[Picoseconds, Split]:
         """Time of a step, and how it is graded."""
-        decodes, context, prefills, samples, images, contexts, adapted = shape
+        decodes, context, prefills, samples, images, contexts, adapted, structured = shape
         if not prefills and samples == decodes > 0 and not images:
-            base, slope, _, doubt = self.decode_line(decodes, context, contexts, adapted)
+            line = self.decode_line(decodes, context, contexts, adapted, structured)
+            base, slope, _, doubt = line
             duration_ps, graded = base + slope * context, [0] * len(GRADES)
             assert doubt is not None
             doubt.add(1, duration_ps, graded)
@@ -169,14 +178,28 @@ class TableCost:
         factor, replay, least, after = self._rule(shape)
         duration = max(factor * kernels + replay, least) + after
         grades[self._host_grade] += duration - kernels
+        if structured and (factor * kernels + replay < least or not self._host.overlaps):
+            guessed = min(duration - kernels, self._masks_ps(structured))
+            grades[self._host_grade] -= guessed
+            grades[DATASHEET] += guessed
         split: Split = tuple([round(ps) if ps else 0 for ps in grades])
         return max(1, round(duration)), split
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
+        self,
+        decodes: int,
+        context_tokens: int,
+        contexts: Contexts = EVEN,
+        adapted: int = 0,
+        structured: int = 0,
     ) -> DecodeLine:
         """The line of *decodes* sequences at *context_tokens*: between two knots of the table."""
-        key = decodes, adapted if self.parts.lora is not None else 0
+        key = decodes, adapted if self.parts.lora is not None else 0, structured
+        if structured:
+            line = self._masked_line(key, context_tokens)
+            if self.uneven and matters(decodes, contexts):
+                return self._uneven_line(line, key, context_tokens, contexts)
+            return line
         found = self._lines.get(key)
         if found is None:
             found = self._lines[key] = self._build_lines(key)
@@ -223,7 +246,7 @@ class TableCost:
 
     def predict(self, shape: StepShape) -> Prediction:
         """The time of the step, part by part, and how far off it may be."""
-        decodes, _, prefills, samples, images, _, adapted = shape
+        decodes, _, prefills, samples, images, _, adapted, structured = shape
         pure = not prefills and samples == decodes > 0 and not images
         tokens = self._padded(decodes) if pure else decodes + sum(new for new, _ in prefills)
         found: dict[str, tuple[float, int]] = {}
@@ -236,6 +259,8 @@ class TableCost:
             found["image"] = ps + found.get("image", (0.0, 0))[0], code
         if adapted and self.parts.lora is not None:
             found["lora"] = self.parts.lora.at(adapted)
+        if structured:
+            found["bitmask"] = self.parts.bitmask.at(structured)
         for op, ps, grade in self._attention_terms(shape):
             before, worst = found.get(op, (0.0, 0))
             found[op] = before + ps, max(worst, grade)
@@ -251,7 +276,7 @@ class TableCost:
 
     def _kernels(self, shape: StepShape) -> Grades:
         """Picoseconds of all kernels by grade."""
-        decodes, _, prefills, samples, images, _, adapted = shape
+        decodes, _, prefills, samples, images, _, adapted, structured = shape
         tokens = decodes
         for new, _ in prefills:
             tokens += new
@@ -263,13 +288,16 @@ class TableCost:
         if adapted and self.parts.lora is not None:
             ps, grade = self.parts.lora.at(adapted)
             found[grade] += ps
+        if structured:
+            ps, grade = self.parts.bitmask.at(structured)
+            found[grade] += ps
         for image in images:
             ps, grade = self.parts.image.at(image)
             found[grade] += ps
         return found
 
     def _attention_terms(self, shape: StepShape) -> list[Term]:
-        decodes, context, prefills, _, _, contexts, _ = shape
+        decodes, context, prefills, _, _, contexts, _, _ = shape
         attention = self.parts.attention
         if prefills:
             return attention.terms(prefills, decodes, context, contexts)
@@ -301,7 +329,7 @@ class TableCost:
 
     def _rule(self, shape: StepShape) -> _Rule:
         """How the host's work joins the kernels of a step."""
-        decodes, _, prefills, samples, images, _, adapted = shape
+        decodes, _, prefills, samples, images, _, adapted, structured = shape
         scale, tokens = self._host_scale, decodes
         for new, _ in prefills:
             tokens += new
@@ -317,6 +345,13 @@ class TableCost:
             assert self.profile.graphs is not None
             factor, replay = 1 + self.profile.graphs.gap, self.profile.graphs.replay_s * scale
             least = 0.0
+        if structured:
+            if self._host.overlaps:
+                least += self._masks_ps(structured)
+                if not self._async:  # and who waits for its tokens waits for what follows the masks
+                    least += self.parts.bitmask.at(structured)[0]
+            else:
+                after += self._masks_ps(structured)
         if self._async:  # launching is the host's work as well: what it hides, it hides together
             return factor, replay, least + work, after
         return factor, replay, least, after + work
@@ -328,7 +363,7 @@ class TableCost:
 
     # ---- decode lines ---------------------------------------------------------------------------
 
-    def _build_lines(self, key: tuple[int, int]) -> _Lines:
+    def _build_lines(self, key: _Key) -> _Lines:
         """One line between any two knots, equal to the table at the first of them."""
         rule, fixed, _, _, attention = self._batch(key)
         pieces = [
@@ -339,29 +374,63 @@ class TableCost:
         lines = [self._line(rule, fixed, grade, piece) for piece, grade in pieces]
         return _Lines([piece.start for piece, _ in pieces], lines)
 
-    def _batch(self, key: tuple[int, int]) -> _Batch:
-        """Of (decodes, how many of them have an adapter)."""
+    def _masked_line(self, key: _Key, context: int) -> DecodeLine:
+        """As `_build_lines`, but only where *context* lies: there are many shares of grammars."""
+        rule, fixed, fixed_ps, starts, pieces = self._batch(key)
+        i = bisect_right(starts, context) - 1
+        lines = self._masked.get((key, i))
+        if lines is None:
+            piece, grade = pieces[i]
+            lines, masks_ps = [], self._masks_ps(key[2])
+            for part in _bent(rule, piece._replace(ps=piece.ps + fixed_ps)):
+                line = self._line(rule, fixed, grade, part)
+                seen = part.ps <= rule[2] + rule[3] or not self._host.overlaps
+                lines.append(self._guessed(line, masks_ps) if seen else line)
+            self._masked[key, i] = lines
+        return next(line for line in lines if context < line.until)
+
+    def _guessed(self, line: DecodeLine, masks_ps: float) -> DecodeLine:
+        """With the time of filling masks, which nobody measured, apart from the host's other."""
+        assert line.doubt is not None
+        base = list(line.doubt.base)
+        guessed = min(round(masks_ps), base[self._host_grade])
+        base[self._host_grade] -= guessed
+        base[DATASHEET] += guessed
+        return line._replace(doubt=LineDoubt(base, line.doubt.grade))
+
+    def _masks_ps(self, rows: int) -> float:
+        """Until the masks of *rows* rows are filled and on the GPU."""
+        return self._roofline.masks_ps(rows) * self._host_scale / PS
+
+    def _batch(self, key: _Key) -> _Batch:
+        """What the lines of *key* are made of."""
         found = self._batches.get(key)
         if found is None:
-            decodes, adapted = key
-            padded, pieces = self._padded(decodes), self._pieces(decodes)
+            decodes, adapted, structured = key
+            padded, pieces = self._padded(decodes), self._pieces_of.get(decodes)
+            if pieces is None:
+                pieces = self._pieces_of[decodes] = self._pieces(decodes)
             fixed = list(map(add, self._of_tokens(padded), self._of_samples(decodes)))
             if adapted and self.parts.lora is not None:
                 ps, grade = self.parts.lora.at(adapted)
                 fixed[grade] += ps
-            rule = self._rule(StepShape(decodes, 0, (), decodes, adapted=adapted))
+            if structured:
+                ps, grade = self.parts.bitmask.at(structured)
+                fixed[grade] += ps
+            shape = StepShape(decodes, 0, (), decodes, adapted=adapted, structured=structured)
+            rule = self._rule(shape)
             starts = [piece.start for piece, _ in pieces]
             found = self._batches[key] = _Batch(rule, fixed, sum(fixed), starts, pieces)
         return found
 
     def _uneven_line(
-        self, even: DecodeLine, key: tuple[int, int], context: int, contexts: Contexts
+        self, even: DecodeLine, key: _Key, context: int, contexts: Contexts
     ) -> DecodeLine:
         """The line where contexts differ: they keep their distances, so the longest grows as all.
 
         It is a function of these distances and of the pieces that *context* lies in alone.
         """
-        decodes, _ = key
+        decodes = key[0]
         rule, _, fixed_ps, starts, pieces = self._batch(key)
         alphas = self.parts.attention.alphas
         assert alphas is not None

@@ -58,6 +58,7 @@ class StepPlan:
         group_contexts: the shortest and the longest context among these, only where the replica
             measures them.
         group_adapted: how many of the group have a LoRA adapter.
+        group_structured: how many of the group have a grammar.
         members: the group in order of admission, only where the replica logs members.
         tokens: all tokens of one step.
         repeat: how many times the group's step is taken (a leap); 1 unless the plan is only group.
@@ -75,7 +76,7 @@ class StepPlan:
     group = 0
     group_context_tokens = 0
     group_contexts: tuple[int, int] | None = None
-    group_adapted = 0
+    group_adapted = group_structured = 0
     members: list[Sequence] | None = None
     tokens = 0
     pad_to = pad_rows = pad_context_tokens = pad_growth = 0

@@ -77,6 +77,7 @@ class StepBuilder:
         self.plan.group = group.size
         self.plan.group_context_tokens = group.context_tokens(replica.step_index)
         self.plan.group_adapted = group.adapted
+        self.plan.group_structured = group.structured
         if replica.measures_contexts:
             self.plan.group_contexts = group.contexts(replica.step_index)
         self._prefixes.clear()
