@@ -18,10 +18,11 @@ class Status(IntEnum):
     PREEMPTED = 3
     FINISHED = 4
     SWAPPED = 5  # preempted, with its KV in host memory
+    COMPILING = 6  # in line, and its grammar is not compiled yet
 
 
 # looking a member up in its enum takes as long as all the rest of asking for a status
-WAITING, LOADING, RUNNING, PREEMPTED, FINISHED, SWAPPED = Status
+WAITING, LOADING, RUNNING, PREEMPTED, FINISHED, SWAPPED, COMPILING = Status
 
 
 class Sequence:
