@@ -19,10 +19,8 @@ def write_requests(path: Path, cells: Sequence[CellRecords]) -> None:
     Raises:
         OSError: the file could not be written; then there is none (or still the former one).
     """
-    columns = dict(REQUEST_COLUMNS)
-    for name, dtype in GRAMMAR_COLUMNS.items():
-        if any(name in cell.requests for cell in cells):
-            columns[name] = dtype
+    has_grammars = any(name in cell.requests for name in GRAMMAR_COLUMNS for cell in cells)
+    columns = REQUEST_COLUMNS | (GRAMMAR_COLUMNS if has_grammars else {})
     _write(path, [(cell.name, cell.requests) for cell in cells], columns)
 
 
