@@ -61,11 +61,12 @@ class Window:
         return amount / self.duration_s if self.duration_s else 0.0
 
     def split_s(self) -> dict[str, Floats]:
-        """Where each finished request's time went: encode, grammar, queue, prefill, transfer, decode.
+        """Where the time of finished requests went: encode, grammar, queue, prefill, transfer, decode.
 
         Encode, where there is any: until all embeddings of its images came from encoders. Grammar,
-        likewise: until its grammar was compiled where its prompt is computed. Prefill is all from first scheduling to first token but the transfer of its KV: chunks, waits
-        between them and, where prefill and decode are split, the wait for the decode side.
+        likewise: until its grammar was compiled where its prompt is computed. Prefill is all from
+        first scheduling to first token but the transfer of its KV: chunks, waits between them and,
+        where prefill and decode are split, the wait for the decode side.
         """
         before = self.between_s("arrival_ps", "scheduled_ps")
         encode = np.minimum(seconds(self.done("encode_ps").clip(0)), before)

@@ -106,7 +106,8 @@ class TraceSpec(Spec):
         default=None, description="a generated workload to run when the file is absent"
     )
     grammars: Grammars | None = Field(
-        default=None, description="which answers follow a grammar (structured output); not those of the fallback"
+        default=None,
+        description="which answers follow a grammar; not those of the fallback",
     )
 
     @model_validator(mode="after")

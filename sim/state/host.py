@@ -181,9 +181,7 @@ class Host(Generic[S]):
             **swapped(server.replica.swap for server in servers),
             **time_by_grade(one.ledger for one in busy),
         }
-        return Played(
-            journal.request_arrays(), journal.series.arrays(), front.gaps, totals
-        )
+        return Played(journal.request_arrays(), journal.series.arrays(), front.gaps, totals)
 
 
 def _nobody_waits(result: CallResult) -> None:

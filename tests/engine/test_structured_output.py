@@ -20,7 +20,7 @@ from infersim.sim.state.replica import Replica
 from infersim.sim.state.session import Call
 
 CASES = settings(
-    max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
 )
 LIMITS = EngineLimits(4000, max_num_batched_tokens=1024, max_model_len=4000, async_scheduling=False)
 STEP, ROW, COMPILE = 10**6, 10**4, 7 * 10**6
@@ -136,11 +136,17 @@ def test_the_decode_half_waits_for_its_own_compile(lab: Any) -> None:
     assert case.run().totals["compiled_grammars"] == 2
 
 
-@pytest.mark.parametrize("name", ["vllm-v1", "prefill-first", "static-batch", "preemptive", "sglang"])
+@pytest.mark.parametrize(
+    "name", ["vllm-v1", "prefill-first", "static-batch", "preemptive", "sglang"]
+)
 def test_no_scheduler_preempts_or_admits_for_who_has_no_grammar_yet(lab: Any, name: str) -> None:
     limits = replace(LIMITS, max_num_seqs=2)
     urgent = structured(lab, 1, compile_ps=50 * STEP, priority=0)
-    calls = [(0, lab.call(8, 30, 20, priority=1)), (0, lab.call(9, 30, 20, priority=1)), (5, urgent)]
+    calls = [
+        (0, lab.call(8, 30, 20, priority=1)),
+        (0, lab.call(9, 30, 20, priority=1)),
+        (5, urgent),
+    ]
     scheduler = registry.scheduling.get(name)
     case = lab.Case(
         limits, calls, cost=COST, make_scheduler=scheduler, priority=name == "preemptive"
