@@ -60,12 +60,15 @@ def infersim(case: dict[str, Any], trace: Path) -> dict[str, Any]:
     from infersim.sim.state.config import ClusterConfig, EngineLimits, PoolConfig
 
     class LikeDynamo(LinearCost):
-        """Steps that sample nothing take as long as their prompt tokens, and nothing else."""
+        """Prompt tokens by rounded means of chunks; steps that sample nothing take only these."""
 
         def duration_ps(self, shape: StepShape) -> int:
-            if shape.samples:
-                return super().duration_ps(shape)
-            return self.per_prefill_token_ps * sum(new for new, _ in shape.prefills)
+            chunks, old = len(shape.prefills), sum(old for _, old in shape.prefills)
+            new = sum(new for new, _ in shape.prefills)
+            counted = chunks and chunks * ((new + old) // chunks - old // chunks)
+            if not shape.samples:
+                return self.per_prefill_token_ps * counted
+            return super().duration_ps(shape) - self.per_prefill_token_ps * (new - counted)
 
     ready = time.process_time()
     rows = rows_of(trace)
