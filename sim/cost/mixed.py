@@ -244,9 +244,8 @@ class _Held:
         for (decodes, context), value, code in points:
             groups.setdefault(decodes, []).append((context, value, code))
         numbers = sorted(groups)
-        lines = [Line(groups[x]) for x in numbers]
-        contexts = sorted({x for line in lines for x in line.xs})
-        grid = [[line.clamped(x) for x in contexts] for line in lines]
+        contexts = sorted({context for found in groups.values() for context, _, _ in found})
+        grid = [_row(groups[x], contexts) for x in numbers]
         values = [[value for value, _ in row] for row in grid]
         rises = [[*(high - low for low, high in pairwise(row)), 0.0] for row in values]
         after = [*range(1, len(grid)), 0]  # the last is held, so what comes after has no weight
@@ -259,12 +258,20 @@ class _Held:
         if not any(map(any, self.codes)):
             self.codes = []  # all measured, which is most often so
         self.rows, self.columns = axes[2].places(numbers), axes[3].places(contexts)
-        self.least = max(line.xs[0] for line in lines)
+        self.least = max(min(found)[0] for found in groups.values())
 
     def worst(self, row: int, x: float, column: int, y: float) -> int:
         """The worst grade of the points around a place."""
         rows = self.codes[row : row + 1 + (x > 0)]
         return max(max(codes[column : column + 1 + (y > 0)]) for codes in rows)
+
+
+def _row(found: list[tuple[float, float, int]], contexts: list[float]) -> list[Value]:
+    """The values of one number of sequences at *contexts*."""
+    if len(found) == len(contexts):
+        return [(value, code) for _, value, code in sorted(found)]
+    line = Line(found)
+    return [line.clamped(x) for x in contexts]
 
 
 def _pairs(found: Sequence[_T]) -> list[Sequence[_T]]:
