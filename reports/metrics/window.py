@@ -61,7 +61,7 @@ class Window:
         return amount / self.duration_s if self.duration_s else 0.0
 
     def split_s(self) -> dict[str, Floats]:
-        """Where the time of finished requests went: encode, grammar, queue, prefill, transfer, decode.
+        """Finished requests by where their time went: encode, grammar, queue, prefill, …, decode.
 
         Encode, where there is any: until all embeddings of its images came from encoders. Grammar,
         likewise: until its grammar was compiled where its prompt is computed. Prefill is all from

@@ -119,9 +119,9 @@ def test_no_share_is_no_structured_output(tmp_path: Path) -> None:
     ],
 )
 def test_bad_values_are_one_clear_error(key: str, value: Any, says: str, tmp_path: Path) -> None:
+    source = load.read(str(scenario(tmp_path, OPEN | {"grammars": {key: value}})))
     with pytest.raises(InfersimError) as error:
-        load.read(str(scenario(tmp_path, OPEN | {"grammars": {key: value}})))
-        grid.cells(load.read(str(scenario(tmp_path, OPEN | {"grammars": {key: value}}))))
+        grid.cells(source)
     assert says in str(error.value)
     assert "grammars" in str(error.value)
 
