@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...sim.state.plan import StepPlan
 from ...sim.state.sequence import Sequence
+from .masks import Masks, masks_of
 from .pictures import NO_PICTURES, Pictures
 from .texts import Texts
 
@@ -26,6 +27,7 @@ class Batch(NamedTuple):
         query_start: [P + 1] rows of each chunk, counted from the first chunk's.
         rows: [S] rows that are sampled.
         pictures: what it does with images; a step of an encoder does nothing else, and has no rows.
+        masks: of sampled rows that have a grammar; None: none has.
     """
 
     tokens: NDArray[np.int64]
@@ -37,6 +39,7 @@ class Batch(NamedTuple):
     query_start: NDArray[np.int32]
     rows: NDArray[np.int64]
     pictures: Pictures = NO_PICTURES
+    masks: Masks | None = None
 
 
 class Row(NamedTuple):
@@ -81,6 +84,7 @@ def batch_of(
         query_start=chunks.astype(np.int32),
         rows=(first + counts - 1)[[row.samples for row in rows]],
         pictures=pictures,
+        masks=masks_of([(row.seq, row.start + row.tokens) for row in rows if row.samples], texts),
     )
 
 

@@ -45,6 +45,9 @@ class Graphs:
         self._tables = torch.zeros(top, widest, dtype=torch.int32, device=device)
         self._lengths = torch.zeros(top, dtype=torch.int32, device=device)
         self._rows = torch.arange(top, device=device)
+        #: of all graphs, for steps whose tokens are chosen under masks
+        head = model.weights.head
+        self._logits = torch.empty(top, len(head), dtype=head.dtype, device=device)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
         pool = None
         stream = _cuda.Stream(device)  # one for all: libraries keep a workspace for each
@@ -52,11 +55,11 @@ class Graphs:
             inputs = self._inputs(size)
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):  # kernels compile before anything is captured
-                model.ops.greedy(model.forward(inputs, kv))
+                model.ops.greedy(model.forward(inputs, kv, self._logits[:size]))
             torch.cuda.current_stream(device).wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool, stream=stream):
-                tokens = model.ops.greedy(model.forward(inputs, kv))
+                tokens = model.ops.greedy(model.forward(inputs, kv, self._logits[:size]))
             pool = graph.pool()
             self._graphs[size] = (graph, tokens)
 
@@ -99,8 +102,8 @@ class Graphs:
         if self.hold_cycles:
             _cuda._sleep(self.hold_cycles)
 
-    def replay(self, bucket: int) -> torch.Tensor:
-        """Launch the graph: [bucket] sampled tokens, overwritten by its next replay."""
+    def replay(self, bucket: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Launch the graph: [bucket, vocab] logits and [bucket] tokens, until its next replay."""
         graph, tokens = self._graphs[bucket]
         graph.replay()
-        return tokens
+        return self._logits[:bucket], tokens

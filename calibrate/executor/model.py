@@ -23,6 +23,7 @@ class Inputs:
 
     Attributes:
         seen: embeddings of images, once what is launched before is computed; None: there are none.
+        masks: words and rows of `Masks`; None: there are none.
     """
 
     tokens: torch.Tensor
@@ -36,6 +37,7 @@ class Inputs:
     query_start: torch.Tensor
     rows: torch.Tensor
     seen: Seen | None = None
+    masks: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 def check(spec: ModelSpec) -> None:
@@ -77,8 +79,8 @@ class Model:
         self.cos_sin = torch.cat((angles.cos(), angles.sin()), -1).float().to(device)
 
     @torch.no_grad()
-    def forward(self, inputs: Inputs, kv: KVCache) -> torch.Tensor:
-        """Compute a step: KV is written, and [rows, vocab] logits are returned."""
+    def forward(self, inputs: Inputs, kv: KVCache, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute a step: KV is written, and [rows, vocab] logits are returned, in *out* if given."""
         ops, weights = self.ops, self.weights
         x, seen = weights.embedding[inputs.tokens], inputs.seen
         if seen is not None:
@@ -96,7 +98,15 @@ class Model:
                 x[seen.rows] += seen.values[i + 1]  # deepstack
         assert residual is not None
         h, _ = ops.add_rms_norm(x[inputs.rows], residual[inputs.rows], weights.norm, self._eps)
-        return linear(h, weights.head)
+        return linear(h, weights.head) if out is None else torch.mm(h, weights.head.t(), out=out)
+
+    def chosen(
+        self, logits: torch.Tensor, masks: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> torch.Tensor:
+        """[rows] the likeliest tokens of those that are allowed; *logits* are changed."""
+        if masks is not None:
+            self.ops.apply_bitmask(logits, *masks)
+        return self.ops.greedy(logits)
 
     def _attention(
         self,

@@ -63,6 +63,7 @@ class Ops(Protocol):
     def moe(
         self, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, ids: Tensor
     ) -> Tensor: ...
+    def apply_bitmask(self, logits: Tensor, words: Tensor, rows: Tensor) -> None: ...
     def greedy(self, logits: Tensor) -> Tensor: ...
 
 
@@ -173,6 +174,13 @@ class TorchOps:
             part = linear(inner, down[expert]).float() * weights[rows, place, None]
             out.index_add_(0, rows, part)
         return out.to(x.dtype)
+
+    def apply_bitmask(self, logits: Tensor, words: Tensor, rows: Tensor) -> None:
+        """Set what *words* forbid in *rows* to -inf, in place."""
+        shifts = torch.arange(32, dtype=torch.int32, device=words.device)
+        allowed = ((words.unsqueeze(-1) >> shifts) & 1).flatten(1)[:, : logits.shape[1]].bool()
+        at = rows.long()
+        logits[at] = logits[at].masked_fill(~allowed, float("-inf"))
 
     def greedy(self, logits: Tensor) -> Tensor:
         """The likeliest token of each row."""

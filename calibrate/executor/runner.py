@@ -16,6 +16,7 @@ from .batch import Batch
 from .embeddings import Embeddings
 from .graphs import Graphs
 from .kv import KVCache
+from .masks import Masks
 from .model import Inputs, Model
 from .pictures import Picture, Pictures
 from .staging import staged
@@ -155,7 +156,9 @@ class Runner:
         if bucket:
             assert graphs is not None
             self._embeddings.see(batch.pictures)
-            tokens = graphs.replay(bucket)[: len(batch.rows)]
+            logits, tokens = (each[: len(batch.rows)] for each in graphs.replay(bucket))
+            if batch.masks is not None:  # the graph chose without them
+                tokens = self._model.chosen(logits, _masks_on(batch.masks, self._device))
         else:
             tokens = self._forward(inputs, batch.pictures, len(batch.rows))
         after = self._mark()
@@ -173,7 +176,7 @@ class Runner:
         logits = self._model.forward(inputs, self._kv)
         if not samples:
             return torch.empty(0, dtype=torch.int64)
-        return self._model.ops.greedy(logits)
+        return self._model.chosen(logits, inputs.masks)
 
     def compute(self, last: _Queued | None = None) -> None:
         """Compute what was launched on a CPU, up to *last*; everything if None."""
@@ -326,6 +329,14 @@ def inputs_of(batch: Batch, device: torch.device) -> Inputs:
         for array in (*arrays, batch.query_start, batch.rows)
     )
     d = batch.decodes
-    return Inputs(
+    inputs = Inputs(
         tokens, positions, slots, d, tables[:d], lengths[:d], tables[d:], lengths[d:], starts, rows
     )
+    if batch.masks is not None:
+        inputs.masks = _masks_on(batch.masks, device)
+    return inputs
+
+
+def _masks_on(masks: Masks, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    words, rows = (staged(array, device).to(device, non_blocking=True) for array in masks)
+    return words, rows

@@ -19,7 +19,7 @@ from ...sim.state.sequence import Sequence
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_S30, _S27, _S31, _S32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
 
 
 def token_ids(text: int, offset: int, tokens: int, vocab: int) -> NDArray[np.int64]:
@@ -46,7 +46,7 @@ class Texts:
     """
 
     def __init__(self, vocab: int, contents: Contents, *, sees: bool = False) -> None:
-        self._vocab, self._contents, self._sees = vocab, contents, sees
+        self.vocab, self._contents, self._sees = vocab, contents, sees
         self._known: dict[Sequence, NDArray[np.int64]] = {}
 
     def of(self, seq: Sequence) -> NDArray[np.int64]:
@@ -76,10 +76,16 @@ class Texts:
             parts = [(content, at, tokens) for content, at, tokens, _ in request.prompt]
             parts.append((request.output_content, 0, answer))
             known = np.concatenate(
-                [token_ids(self.name(one), at, count, self._vocab) for one, at, count in parts]
+                [token_ids(self.name(one), at, count, self.vocab) for one, at, count in parts]
             )
             self._known[seq] = known
         return known
+
+    def words(self, seq: Sequence, key: int, position: int, count: int) -> NDArray[np.uint32]:
+        """[count] random bits, 32 to a word, for a position of the answer and *key*."""
+        seed = _mixed(np.array([self.name(seq.request.output_content) ^ key], dtype=np.uint64))
+        at = np.arange(position * count, (position + 1) * count, dtype=np.uint64)
+        return (_mixed(at + seed) >> _S32).astype(np.uint32)
 
     def name(self, content: int) -> int:
         """64 bits of what names the text, or the image."""

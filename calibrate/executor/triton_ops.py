@@ -13,6 +13,7 @@ from ...kernels import (
     rope_kv_write,
     sampling,
     silu_mul,
+    token_bitmask,
 )
 
 Tensor = torch.Tensor
@@ -89,6 +90,10 @@ class TritonOps:
     def moe(self, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         """Each token through its experts, summed by weight."""
         return moe_gemm.moe(x, gate_up, down, weights, ids)
+
+    def apply_bitmask(self, logits: Tensor, words: Tensor, rows: Tensor) -> None:
+        """Set what *words* forbid in *rows* to -inf, in place."""
+        token_bitmask.apply_bitmask(logits, words, rows)
 
     def greedy(self, logits: Tensor) -> Tensor:
         """The likeliest token of each row."""

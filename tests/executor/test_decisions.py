@@ -104,6 +104,7 @@ links: {kv: {latency_us: 50, gbytes_per_s: 0.05}}
     + "workload:"
     + CHAT.split("workload:")[1]
 )
+GRAMMARS = "workload.grammars={share: 0.6, count: 5, zipf: 1, compile_s: 0.004}"
 SYNC = "cluster.engine.async_scheduling=false"
 TIGHT = "cluster.kv_blocks=101"  # one longest request
 
@@ -132,6 +133,18 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
         ],
         ["prefill_tokens"],
     ),
+    "structured output": (OPEN, [GRAMMARS, TIGHT, "workload.arrivals=2000"], ["preempted"]),
+    "structured output, sync": (OPEN, [GRAMMARS, SYNC], ["hit_tokens"]),
+    "structured output of agents, its queue apart": (
+        AGENTS,
+        [
+            GRAMMARS,
+            "cluster.engine={preset: sglang, max_running_requests: 12, context_length: 400}",
+            "cluster.kv_blocks=130",
+        ],
+        ["hit_tokens"],
+    ),
+    "structured output, prefill there": (SPLIT, [GRAMMARS], ["remote_tokens", "hit_tokens"]),
     "chat, lfu": (CHAT, ["policies.eviction=lfu", SYNC], ["hit_tokens"]),
     "chat, random eviction": (CHAT, ["policies.eviction=random", TIGHT], ["hit_tokens"]),
     "agents, async": (AGENTS, [], ["hit_tokens"]),
@@ -217,6 +230,7 @@ def test_the_executor_decides_as_the_simulator(name: str, tmp_path: Path, tools:
         assert executed[column].tolist() == values.tolist(), column
     for column in present:
         assert steps[column].any(), f"the case has no {column}"
+    assert ("compiled_grammars" in outcome.totals) == (GRAMMARS in settings)
     assert outcome.totals["evicted_blocks"] or "cluster.engine.enable_prefix" in str(settings)
 
 

@@ -176,6 +176,12 @@ def scenario(rng: Random, case: dict[str, Any]) -> dict[str, Any]:
     made["workload"] = workload(rng, rng.choice(kinds), images=encodes)
     if rng.random() < 0.5:
         made["router"] = {"signal_age_s": 0.0005}
+    if rng.random() < 0.4:
+        made["workload"]["grammars"] = {
+            "share": rng.choice((0.5, 1)),
+            "count": 3,
+            "compile_s": rng.choice((0, 0.0003, 0.01)),
+        }
     return made
 
 
