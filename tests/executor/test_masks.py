@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the executor needs torch", exc_type=ImportError)
+pytest.importorskip("torch", reason="the executor needs torch", exc_type=ImportError)
+
+import torch
 
 from infersim.calibrate.executor import batch, masks, ops
 
