@@ -48,6 +48,7 @@ class Sequence:
         blocks: KV blocks held; `committed` of them, from the first, are in the prefix index.
         inserted: blocks that it put in a radix tree since it was admitted.
         table: block ids (block pool) · `node`: leaf of its path (extent pool).
+        keys: size and identities of its blocks, as far as they were asked for (block pool).
         promised_blocks: KV blocks that it may ever need, if it was promised them; else 0.
         held: it has taken them all and does not grow.
         run_number: order of admission to the batch, for ties.
@@ -63,6 +64,7 @@ class Sequence:
     promised_blocks = 0
     held = False
     node: Any = None
+    keys: tuple[int, list[int]] | None = None
     base: int | None = None  # while in the decode group
     entry_blocks = 0  # blocks held when it joined the group
     joined = -1  # first step in the group
