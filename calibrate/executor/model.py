@@ -80,7 +80,7 @@ class Model:
 
     @torch.no_grad()
     def forward(self, inputs: Inputs, kv: KVCache, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Compute a step: KV is written, and [rows, vocab] logits are returned, in *out* if given."""
+        """Compute a step: KV is written, and [rows, vocab] logits returned, in *out* if given."""
         ops, weights = self.ops, self.weights
         x, seen = weights.embedding[inputs.tokens], inputs.seen
         if seen is not None:
