@@ -15,7 +15,7 @@ def shape_of(plan: StepPlan) -> StepShape:
     alone: list[int] = []
     samples, pad_to, adapted = decodes, plan.pad_to, plan.group_adapted
     for seq, start, tokens, drafts, sampling, _ in plan.chunks:
-        if seq.request.lora:
+        if seq.lora:
             adapted += tokens
         if pad_to:
             tokens = max(tokens, pad_to - start)
@@ -30,7 +30,7 @@ def shape_of(plan: StepPlan) -> StepShape:
     images: tuple[int, ...] = ()
     if plan.encoder:
         items = [(seq, index) for seq, found in plan.encoder for index in found]
-        images = tuple([seq.request.items[index].tokens for seq, index in items])
+        images = tuple([seq.items[index].tokens for seq, index in items])
     contexts = _contexts(plan, alone) if alone or plan.group_contexts else EVEN
     return StepShape(decodes, context, tuple(prefills), samples, images, contexts, adapted)
 

@@ -45,7 +45,7 @@ class DecodeGroup:
         seq.entry_blocks = seq.blocks
         residue = base % self._block_size
         self.size += 1
-        self.adapted += seq.request.lora != ""
+        self.adapted += seq.lora != ""
         self._base_sum += base
         self.buckets[residue][seq] = None
         if not seq.held:
@@ -60,7 +60,7 @@ class DecodeGroup:
         residue = base % self._block_size
         seq.computed = step - base
         self.size -= 1
-        self.adapted -= seq.request.lora != ""
+        self.adapted -= seq.lora != ""
         self._base_sum -= base
         del self.buckets[residue][seq]
         seq.base = None

@@ -29,14 +29,14 @@ class Copy:
     Attributes:
         holders: sequences that hold it.
         maker: the sequence that computed it, while it holds it.
-        entry: (release, -first block) under which it stands in the free queue; None: held.
+        entry: its entry in the free queue, (release, -first block, push, itself); None: held.
     """
 
     __slots__ = ("entry", "holders", "maker", "node")
 
     def __init__(self, node: Node, holders: int, maker: Sequence | None) -> None:
         self.node, self.holders, self.maker = node, holders, maker
-        self.entry: tuple[int, int] | None = None
+        self.entry: tuple[int, int, int, Copy] | None = None
 
 
 class Node:
@@ -166,8 +166,9 @@ class ExtentPool(HashChain):
         self._blank = 0
         self.evicted += blocks
         while blocks:
-            release, place, _, copy = self._queue[0]
-            if copy.entry != (release, place):
+            entry = self._queue[0]
+            copy = entry[3]
+            if copy.entry is not entry:
                 heappop(self._queue)
                 continue
             node = copy.node
@@ -242,12 +243,12 @@ class ExtentPool(HashChain):
         self._push(copy, release)
 
     def _push(self, copy: Copy, release: int) -> None:
-        copy.entry = entry = (release, -copy.node.first)
         self._pushes += 1
+        copy.entry = entry = (release, -copy.node.first, self._pushes, copy)
         queue = self._queue
-        heappush(queue, (*entry, self._pushes, copy))
+        heappush(queue, entry)
         if len(queue) > 2 * self._idle_copies + 64:
-            self._queue = [e for e in queue if e[3].entry == (e[0], e[1])]
+            self._queue = [e for e in queue if e[3].entry is e]
             heapify(self._queue)
 
     def _unqueue(self, copy: Copy, *, free: bool = True) -> None:
