@@ -129,7 +129,7 @@ class VllmV1:
         before = step.preemptions
         takes_last = isinstance(self.victim, LastAdmitted)
         if step.take_decodes(last_gives_way=takes_last, swap=self._swaps):
-            queue = view.prefilling
+            queue = list(view.prefilling)
         else:
             queue = list(view.running)
         preempted, prefilled = step.preemptions > before, False

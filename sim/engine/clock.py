@@ -44,7 +44,8 @@ class Clock(simpy.Environment):
     def at(self, time_ps: Picoseconds, priority: int, call: Callable[[Any], None]) -> Callback:
         """Call ``call(callback)`` at an absolute time."""
         event = Callback(call)
-        heappush(self._queue, (time_ps, priority, next(self._eid), event))
+        queue: list[Any] = self._queue
+        heappush(queue, (time_ps, priority, next(self._eid), event))
         return event
 
     def passed(self, priority: int) -> bool:
