@@ -45,6 +45,18 @@ class MultiModalItem(NamedTuple):
     tokens: int
 
 
+class Grammar(NamedTuple):
+    """What an answer must look like: a JSON schema, a regular expression, a grammar.
+
+    Attributes:
+        key: equal for equal grammars; a replica compiles each once.
+        compile_ps: what that takes, the first time.
+    """
+
+    key: int
+    compile_ps: Picoseconds
+
+
 class WorkflowHint(NamedTuple):
     """What an agent framework says with a call about the workflow that the call belongs to.
 
@@ -84,6 +96,7 @@ class Request(NamedTuple):
         tool_time_s: how long the client expects to be away after the answer (session-ttl);
             negative where it does not say.
         workflow: what an agent framework says of the workflow; None where there is none.
+        grammar: which the answer follows (structured output); None: it is free.
     """
 
     id: RequestId
@@ -103,6 +116,7 @@ class Request(NamedTuple):
     items: tuple[MultiModalItem, ...] = ()
     tool_time_s: float = -1.0
     workflow: WorkflowHint | None = None
+    grammar: Grammar | None = None
 
 
 class SequenceView(Protocol):

@@ -149,13 +149,15 @@ class MixedAttention:
         self, chunk: int, before: int, decodes: int, context: int, contexts: Contexts
     ) -> Value:
         """A chunk, and the decodes beside it."""
-        mean = context / decodes if decodes else 0
-        ps, grade = self._mixed.at(chunk, before, decodes, mean)
+        if not decodes:
+            return self._mixed.prefill.at(chunk, before)
+        mean = context / decodes
         if self.alphas is None or not matters(decodes, contexts):
+            ps, _, grade = self._mixed.beside(chunk, before, decodes, mean, mean)
             return ps, grade
-        most, worst = self._mixed.at(chunk, before, decodes, contexts[1])
+        ps, most, grade = self._mixed.beside(chunk, before, decodes, mean, contexts[1])
         alpha = self.alphas.mixed(chunk, before, decodes, context, contexts)
-        return max(0.0, ps + alpha * (most - ps)), max(grade, worst)
+        return max(0.0, ps + alpha * (most - ps)), grade
 
 
 def slice_knots(slices: Slices, decodes: int) -> list[float]:

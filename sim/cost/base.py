@@ -23,6 +23,7 @@ class StepShape(NamedTuple):
         images: output tokens of each image that the encoder computes, one after the other.
         contexts: of the decodes, where the cost asks for them (`StepCost.uneven`).
         adapted: tokens of requests with a LoRA adapter.
+        structured: sampled rows, drafts among them, of requests with a grammar.
     """
 
     decodes: int
@@ -32,6 +33,7 @@ class StepShape(NamedTuple):
     images: tuple[int, ...] = ()
     contexts: Contexts = EVEN
     adapted: int = 0
+    structured: int = 0
 
 
 class DecodeLine(NamedTuple):
@@ -65,12 +67,18 @@ class StepCost(Protocol):
         """Time of the step; at least 1 ps. For pure decode it equals `decode_line`, exactly."""
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
+        self,
+        decodes: int,
+        context_tokens: int,
+        contexts: Contexts = EVEN,
+        adapted: int = 0,
+        structured: int = 0,
     ) -> DecodeLine:
         """The line that holds at (*decodes* >= 1, *context_tokens*), for *contexts* there.
 
         Args:
             adapted: how many of the decodes have a LoRA adapter.
+            structured: how many have a grammar.
         """
 
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:

@@ -9,8 +9,10 @@ outside at least extrapolated.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from math import inf
 from typing import TypeAlias
 
 from .grades import EXTRAPOLATED, GRADES, INTERPOLATED
@@ -40,35 +42,39 @@ class Line:
         rising: remove what falls, which along a context can only be noise (isotonic regression).
     """
 
-    __slots__ = ("codes", "offset", "values", "xs")
+    __slots__ = ("_sides", "codes", "offset", "values", "xs")
 
     def __init__(
         self, rows: Iterable[tuple[float, float, int]], offset: float = 0.0, *, rising: bool = False
     ) -> None:
         ordered = sorted(rows)
-        self.xs = [x for x, _, _ in ordered]
+        self.xs = xs = [x for x, _, _ in ordered]
         self.values = [value for _, value, _ in ordered]
-        self.codes = [code for _, _, code in ordered]
+        self.codes = codes = [code for _, _, code in ordered]
         self.offset = offset
         if rising:
             self.values = isotonic(self.values)
+        values = self.values
+        #: by `bisect_right`: coordinate below, gap to the next, value, rise to the next, grade between
+        self._sides = [
+            (xs[0], inf, values[0], 0.0, max(codes[0], EXTRAPOLATED)),
+            *(
+                (x, xs[i] - x, value, values[i] - value, max(codes[i - 1], codes[i], INTERPOLATED))
+                for i, (x, value) in enumerate(zip(xs[:-1], values, strict=False), 1)
+            ),
+            (xs[-1], inf, values[-1], 0.0, max(codes[-1], EXTRAPOLATED)),
+        ]
 
     def at(self, x: float) -> Value:
         """The value at *x*."""
-        xs, values, codes = self.xs, self.values, self.codes
-        i = bisect_left(xs, x)
-        if i == len(xs):
-            last = xs[-1] + self.offset
-            factor = (x + self.offset) / last if last else 1.0
-            return values[-1] * factor, max(codes[-1], EXTRAPOLATED)
-        if xs[i] == x:
-            return values[i], codes[i]
-        if not i:
-            return values[0], max(codes[0], EXTRAPOLATED)
-        low, high = xs[i - 1], values[i - 1]
-        share = (x - low) / (xs[i] - low)
-        code = max(codes[i - 1], codes[i], INTERPOLATED)
-        return high + share * (values[i] - high), code
+        i = bisect_right(self.xs, x)
+        low, gap, value, rise, code = self._sides[i]
+        if x == low:
+            return value, self.codes[i - 1]
+        if i == len(self.xs):
+            last = low + self.offset
+            return value * ((x + self.offset) / last if last else 1.0), code
+        return value + (x - low) / gap * rise, code
 
     def clamped(self, x: float) -> Value:
         """The value at *x*, held beyond the last coordinate."""
@@ -102,8 +108,16 @@ class Slices:
         self.xs = sorted(groups)
         self.lines = [Line(groups[x], offset(x), rising=rising) for x in self.xs]
         self._grow, self._free = grow, free
-        self._ends = [line.xs[-1] for line in self.lines]
-        self._most = max(self._ends)
+        self._most = max(line.xs[-1] for line in self.lines)
+        #: by `bisect_right`: the coordinate below, the gap to the next, and the lines at both
+        self._sides = [
+            (self.xs[0], inf, self.lines[0], self.lines[0]),
+            *(
+                (low, high - low, *lines)
+                for (low, high), lines in zip(pairwise(self.xs), pairwise(self.lines), strict=True)
+            ),
+            (self.xs[-1], inf, self.lines[-1], self.lines[-1]),
+        ]
 
     def around(self, x: float) -> tuple[Line, Line, float]:
         """The slices on both sides of *x*, and the weight of the second."""
@@ -117,18 +131,16 @@ class Slices:
 
     def at(self, x: float, y: float) -> Value:
         """The value at (*x*, *y*)."""
-        xs = self.xs
-        i = bisect_left(xs, x)
-        if 0 < i < len(xs) and xs[i] != x:
-            value, code = self.lines[i - 1].at(y)
-            other, worse = self.lines[i].at(y)
-            value += (x - xs[i - 1]) / (xs[i] - xs[i - 1]) * (other - value)
+        x, y = float(x), float(y)  # among floats a float is found sooner than an integer
+        low, gap, line, after = self._sides[bisect_right(self.xs, x)]
+        value, code = line.at(y)
+        if share := (x - low) / gap:
+            other, worse = after.at(y)
+            value += share * (other - value)
             code = max(code, worse, INTERPOLATED)
-        else:
-            value, code = self.lines[min(i, len(xs) - 1)].at(y)
-        if x > xs[-1]:
-            return value * self._grow(x, xs[-1], y), max(code, EXTRAPOLATED)
-        if x < xs[0]:
+        elif x > low:
+            return value * self._grow(x, low, y), max(code, EXTRAPOLATED)
+        elif x < low:
             return value, max(code, EXTRAPOLATED)
         if self._free and code == EXTRAPOLATED and self.lines[0].xs[0] <= y <= self._most:
             code = INTERPOLATED

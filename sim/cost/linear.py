@@ -18,7 +18,7 @@ class LinearCost:
     Data-parallel ranks together: d * tokens of all ranks.
 
     KV tokens read are the context of decodes and, for a chunk, the tokens before it and its own.
-    Nothing else has a price: neither sampled rows nor images.
+    Nothing else has a price: neither sampled rows, nor masks of grammars, nor images.
 
     Raises:
         InputError: a negative rate, or a base below 1 ps.
@@ -59,7 +59,12 @@ class LinearCost:
         )
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
+        self,
+        decodes: int,
+        context_tokens: int,
+        contexts: Contexts = EVEN,
+        adapted: int = 0,
+        structured: int = 0,
     ) -> DecodeLine:
         """One line for every context."""
         base = self.base_ps + self.per_sequence_ps * decodes

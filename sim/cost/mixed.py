@@ -1,24 +1,28 @@
 """Attention of one kernel for prefill and decode: a table over four coordinates.
 
 Linear along the context, then between numbers of sequences, then prefixes, then chunks. Every mixed
-step asks it several times, so the innermost loops are written out.
+step reads it, at two contexts where these are uneven: gaps and rises between neighbours are worked
+out when the table is made, and the innermost loops are written out.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from typing import TypeAlias
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from math import inf
+from typing import TypeAlias, TypeVar
 
 from ...policies.errors import InputError
 from .grades import EXTRAPOLATED, INTERPOLATED, MEASURED
 from .grids import Line, Rows, Value, decode_slices, prefill_slices
 
-#: the axes of a slice: its numbers of sequences, and its contexts
-_Axes: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
-#: on axes: row and weight of the next one, column and weight of the next one, grade. A weight of 1
-#: is a point of the axis, or held at its end, and is that row or column alone
-_Place: TypeAlias = tuple[int, float, int, float, int]
+_T = TypeVar("_T")
+
+#: value and rise along the context at a number of sequences, and both at the next one
+_Cell: TypeAlias = tuple[float, float, float, float]
+#: a point of a coordinate: what is there, where, how far the next one is, the grade between them
+_Side: TypeAlias = tuple[_T, float, float, int]
 
 
 class Mixed:
@@ -50,10 +54,15 @@ class Mixed:
             if not found:
                 raise InputError(f"a mixed attention table needs points of {name}")
         self.decode, self.prefill = decode_slices(decode), prefill_slices(prefill)
-        self._limits = [max(axis) for axis in zip(*both, strict=True)]
-        held = {c: {p: _Held(rows) for p, rows in found.items()} for c, found in tree.items()}
-        self._leasts = sorted({s.least for found in held.values() for s in found.values()})
-        self._trees = [_Tree(held, least) for least in self._leasts]
+        axes = [_Axis(xs) for xs in zip(*both, strict=True)]
+        self._limits = [axis.xs[-1] for axis in axes]
+        held = {c: {p: _Held(rows, axes) for p, rows in kept.items()} for c, kept in tree.items()}
+        leasts = sorted({s.least for kept in held.values() for s in kept.values()})
+        trees = [_Tree(held, least, axes) for least in leasts]
+        #: the slices that reach down to a context, by `bisect_right` of it
+        self._contexts = axes[-1].xs
+        reached = [trees[max(0, bisect_right(leasts, x) - 1)] for x in self._contexts]
+        self._trees = [reached[0], *reached]
 
     def at(self, chunk: float, prefix: float, decodes: float, context: float) -> Value:
         """The value of a step with one chunk (or none) and *decodes* sequences (or none)."""
@@ -61,59 +70,82 @@ class Mixed:
             return self.decode.at(decodes, context)
         if not decodes:
             return self.prefill.at(chunk, prefix)
+        value, _, code = self.beside(chunk, prefix, decodes, context, context)
+        return value, code
+
+    def beside(
+        self, chunk: float, prefix: float, decodes: float, context: float, longest: float
+    ) -> tuple[float, float, int]:
+        """A chunk beside *decodes* sequences of *context* tokens each, and beside longer ones.
+
+        Args:
+            longest: not below *context*.
+
+        Returns:
+            The value at *context*, that at *longest*, and the worst grade of both.
+        """
         c, p, d, k = self._limits
-        if chunk <= c and prefix <= p and decodes <= d and context <= k:
-            return self._inside(chunk, prefix, decodes, context)
-        inside = (min(chunk, c), min(prefix, p), min(decodes, d), min(context, k))
-        value, code = self._inside(*inside)
-        value += self.prefill.at(chunk, prefix)[0] - self.prefill.at(*inside[:2])[0]
-        value += self.decode.at(decodes, context)[0] - self.decode.at(*inside[2:])[0]
-        return value, max(code, EXTRAPOLATED)
+        if chunk <= c and prefix <= p and decodes <= d and context <= k and longest <= k:
+            return self._inside(chunk, prefix, decodes, context, longest)
+        new, old, few = min(chunk, c), min(prefix, p), min(decodes, d)
+        mean, most = min(context, k), min(longest, k)
+        low, high, code = self._inside(new, old, few, mean, most)
+        if chunk > c or prefix > p:
+            more = self.prefill.at(chunk, prefix)[0] - self.prefill.at(new, old)[0]
+            low, high = low + more, high + more
+        if decodes > d or longest > k:
+            at = self.decode.at
+            high += at(decodes, longest)[0] - at(few, most)[0]
+            low += at(decodes, context)[0] - at(few, mean)[0]
+        return low, high, max(code, EXTRAPOLATED)
 
-    def _inside(self, chunk: float, prefix: float, decodes: float, context: float) -> Value:
-        tree = self._trees[max(0, bisect_right(self._leasts, context) - 1)]
-        places = [_place(axes, decodes, context) for axes in tree.axes]
-        chunks = tree.chunks
-        i = bisect_left(chunks, chunk)
-        if i == len(chunks):
-            value, code = tree.at(i - 1, prefix, places)
-            return value, max(code, EXTRAPOLATED)
-        value, code = tree.at(i, prefix, places)
-        if chunks[i] == chunk:
-            return value, code
-        if not i:
-            # between pure decode and the smallest chunk
-            other, worst = self.decode.at(decodes, context)
-            share = chunk / chunks[0]
-            return other + share * (value - other), max(worst, code, EXTRAPOLATED)
-        other, worst = tree.at(i - 1, prefix, places)
-        share = (chunk - chunks[i - 1]) / (chunks[i] - chunks[i - 1])
-        return other + share * (value - other), max(code, worst, INTERPOLATED)
-
-
-def _place(axes: _Axes, decodes: float, context: float) -> _Place:
-    """Sequences and context on the axes of slices: found once for all that share them."""
-    rows, columns = axes
-    code, x, y = MEASURED, 1.0, 1.0
-    i, j = bisect_left(rows, decodes), bisect_left(columns, context)
-    if i == len(rows):
-        i, code = i - 1, EXTRAPOLATED
-    elif rows[i] != decodes:
-        if i:
-            code = INTERPOLATED
-            i -= 1
-            x = (decodes - rows[i]) / (rows[i + 1] - rows[i])
+    def _inside(
+        self, chunk: float, prefix: float, decodes: float, context: float, longest: float
+    ) -> tuple[float, float, int]:
+        # axes are of floats, among which a float is found sooner than an integer
+        new, old, few, most = float(chunk), float(prefix), float(decodes), float(longest)
+        tree = self._trees[bisect_right(self._contexts, context)]
+        other = self._trees[bisect_right(self._contexts, most)]
+        if tree is other:
+            low, high, code = tree.read(new, old, few, context, most)
         else:
-            code = EXTRAPOLATED
-    if j == len(columns):
-        return i, x, j - 1, y, EXTRAPOLATED
-    if columns[j] != context:
-        if not j:
-            return i, x, 0, y, EXTRAPOLATED
-        j -= 1
-        y = (context - columns[j]) / (columns[j + 1] - columns[j])
-        code = max(code, INTERPOLATED)
-    return i, x, j, y, code
+            low, _, code = tree.read(new, old, few, context, context)
+            high, _, worst = other.read(new, old, few, most, most)
+            code = max(code, worst)
+        if new >= tree.least and new >= other.least:
+            return low, high, code
+        # between pure decode and the smallest chunk
+        below, worst = self.decode.at(decodes, context)
+        low = below + min(1.0, new / tree.least) * (low - below)
+        below, worse = self.decode.at(decodes, longest)
+        high = below + min(1.0, new / other.least) * (high - below)
+        return low, high, max(code, worst, worse, EXTRAPOLATED)
+
+
+class _Axis:
+    """The points of one coordinate in all slices."""
+
+    def __init__(self, xs: Iterable[float]) -> None:
+        self.xs = sorted(set(xs))
+        self._places: dict[tuple[float, ...], list[_Side[int]]] = {}
+
+    def sides(self, xs: Sequence[float], found: Sequence[_T]) -> list[_Side[_T]]:
+        """What of *found*, which is at *xs*, lies at or below x, by ``bisect_right(self.xs, x)``.
+
+        Outside of *xs* the nearest of them, endlessly far from the next one, so that it holds.
+        """
+        gaps = [high - low for low, high in pairwise(xs)]
+        grades = [*[INTERPOLATED] * len(gaps), EXTRAPOLATED]
+        made = list(zip(found, xs, [*gaps, inf], grades, strict=True))
+        outside = found[0], xs[0], inf, EXTRAPOLATED
+        return [outside, *(made[i - 1] if (i := bisect_right(xs, x)) else outside for x in self.xs)]
+
+    def places(self, xs: Sequence[float]) -> list[_Side[int]]:
+        """Indices of *xs*: one list for all that have the same."""
+        key = tuple(xs)
+        if key not in self._places:
+            self._places[key] = self.sides(xs, range(len(xs)))
+        return self._places[key]
 
 
 class _Tree:
@@ -123,39 +155,78 @@ class _Tree:
     say anything.
     """
 
-    __slots__ = ("_prefixes", "_slices", "axes", "chunks")
+    __slots__ = ("_axes", "_levels", "least")
 
-    def __init__(self, held: dict[float, dict[float, _Held]], least: float) -> None:
+    def __init__(
+        self, held: dict[float, dict[float, _Held]], least: float, axes: Sequence[_Axis]
+    ) -> None:
+        chunks, prefixes, _, _ = axes
         found = {
-            chunk: [(p, s) for p, s in sorted(slices.items()) if s.least <= least]
+            chunk: {p: one for p, one in sorted(slices.items()) if one.least <= least}
             for chunk, slices in sorted(held.items())
         }
         found = {chunk: slices for chunk, slices in found.items() if slices}
-        self.chunks = list(found)
-        self._prefixes = [[prefix for prefix, _ in slices] for slices in found.values()]
-        self.axes = list(dict.fromkeys(one.axes for row in found.values() for _, one in row))
-        self._slices = [
-            [(self.axes.index(one.axes), one) for _, one in slices] for slices in found.values()
-        ]
+        levels = [prefixes.sides(list(by), _pairs(list(by.values()))) for by in found.values()]
+        self.least = next(iter(found))
+        self._levels = chunks.sides(list(found), _pairs(levels))
+        self._axes = [axis.xs for axis in axes]
 
-    def at(self, i: int, prefix: float, places: list[_Place]) -> Value:
-        """At the chunk of index *i*, each slice at its place."""
-        prefixes, slices = self._prefixes[i], self._slices[i]
-        j = bisect_left(prefixes, prefix)
-        if j == len(prefixes):
-            axes, one = slices[-1]
-            value, code = one.at(places[axes])
-            return value, max(code, EXTRAPOLATED)
-        axes, one = slices[j]
-        value, code = one.at(places[axes])
-        if prefixes[j] == prefix:
-            return value, code
-        if not j:
-            return value, max(code, EXTRAPOLATED)
-        axes, one = slices[j - 1]
-        other, worse = one.at(places[axes])
-        share = (prefix - prefixes[j - 1]) / (prefixes[j] - prefixes[j - 1])
-        return other + share * (value - other), max(code, worse, INTERPOLATED)
+    def read(
+        self, chunk: float, prefix: float, decodes: float, context: float, longest: float
+    ) -> tuple[float, float, int]:
+        """The values at *context* and at *longest*, and the worst grade of both."""
+        chunks, prefixes, numbers, contexts = self._axes
+        at_prefix, at_number = bisect_right(prefixes, prefix), bisect_right(numbers, decodes)
+        at_context, uneven = bisect_right(contexts, context), longest != context
+        at_longest = bisect_right(contexts, longest) if uneven else 0
+        levels, point, gap, known = self._levels[bisect_right(chunks, chunk)]
+        share, step = (chunk - point) / gap, 1.0
+        code = known if chunk != point else MEASURED
+        rows = columns = None
+        low = high = 0.0
+        for level in levels:
+            slices, point, gap, known = level[at_prefix]
+            part, move = (prefix - point) / gap, 1.0
+            if known > code and prefix != point:
+                code = known
+            mean = most = 0.0
+            for one in slices:
+                if one.rows is not rows:
+                    rows = one.rows
+                    i, point, gap, known = rows[at_number]
+                    x = (decodes - point) / gap
+                    if known > code and decodes != point:
+                        code = known
+                if one.columns is not columns:
+                    columns = one.columns
+                    j, point, gap, known = columns[at_context]
+                    y = (context - point) / gap
+                    if known > code and context != point:
+                        code = known
+                    if uneven:
+                        k, point, gap, known = columns[at_longest]
+                        z = (longest - point) / gap
+                        if known > code and longest != point:
+                            code = known
+                cells = one.cells[i]
+                near, rise, far, growth = cells[j]
+                near += y * rise
+                mean += move * (near + x * (far + y * growth - near) - mean)
+                if uneven:
+                    near, rise, far, growth = cells[k]
+                    near += z * rise
+                    most += move * (near + x * (far + z * growth - near) - most)
+                if one.codes:
+                    code = max(code, one.worst(i, x, j, y), one.worst(i, x, k, z) if uneven else 0)
+                if not part:
+                    break
+                move = part
+            low += step * (mean - low)
+            high += step * (most - high)
+            if not share:
+                break
+            step = share
+        return low, high if uneven else low, code
 
 
 class _Held:
@@ -164,37 +235,45 @@ class _Held:
     Where a number of sequences lacks a context, its line is interpolated there.
     """
 
-    __slots__ = ("_codes", "_values", "axes", "least")
+    __slots__ = ("cells", "codes", "columns", "least", "rows")
 
-    def __init__(self, rows: Sequence[tuple[tuple[float, float], float, int]]) -> None:
+    def __init__(
+        self, points: Iterable[tuple[tuple[float, float], float, int]], axes: Sequence[_Axis]
+    ) -> None:
         groups: dict[float, list[tuple[float, float, int]]] = {}
-        for (decodes, context), value, code in rows:
+        for (decodes, context), value, code in points:
             groups.setdefault(decodes, []).append((context, value, code))
-        lines = {x: Line(found) for x, found in sorted(groups.items())}
-        contexts = tuple(sorted({x for line in lines.values() for x in line.xs}))
-        self.axes: _Axes = tuple(lines), contexts
-        self.least = max(line.xs[0] for line in lines.values())
-        grid = [[line.clamped(x) for x in contexts] for line in lines.values()]
-        self._values = [[value for value, _ in row] for row in grid]
-        self._codes = [[code for _, code in row] for row in grid]
-        if not any(code for row in self._codes for code in row):
-            self._codes = []  # all measured, which is most often so
+        numbers = sorted(groups)
+        contexts = sorted({context for found in groups.values() for context, _, _ in found})
+        grid = [_row(groups[x], contexts) for x in numbers]
+        values = [[value for value, _ in row] for row in grid]
+        rises = [[*(high - low for low, high in pairwise(row)), 0.0] for row in values]
+        after = [*range(1, len(grid)), 0]  # the last is held, so what comes after has no weight
+        #: by number of sequences and context
+        self.cells: list[list[_Cell]] = [
+            list(zip(values[i], rises[i], values[j], rises[j], strict=True))
+            for i, j in enumerate(after)
+        ]
+        self.codes = [[code for _, code in row] for row in grid]
+        if not any(map(any, self.codes)):
+            self.codes = []  # all measured, which is most often so
+        self.rows, self.columns = axes[2].places(numbers), axes[3].places(contexts)
+        self.least = max(min(found)[0] for found in groups.values())
 
-    def at(self, place: _Place) -> Value:
-        """The value at a place on `axes`."""
-        row, x, column, y, code = place
-        near = self._values[row]
-        low = near[column]
-        if y < 1:
-            low += y * (near[column + 1] - low)
-        if x < 1:
-            far = self._values[row + 1]
-            high = far[column]
-            if y < 1:
-                high += y * (far[column + 1] - high)
-            low += x * (high - low)
-        if self._codes:
-            rows, columns = 1 + (x < 1), 1 + (y < 1)
-            for codes in self._codes[row : row + rows]:
-                code = max(code, *codes[column : column + columns])
-        return low, code
+    def worst(self, row: int, x: float, column: int, y: float) -> int:
+        """The worst grade of the points around a place."""
+        rows = self.codes[row : row + 1 + (x > 0)]
+        return max(max(codes[column : column + 1 + (y > 0)]) for codes in rows)
+
+
+def _row(found: list[tuple[float, float, int]], contexts: list[float]) -> list[Value]:
+    """The values of one number of sequences at *contexts*."""
+    if len(found) == len(contexts):
+        return [(value, code) for _, value, code in sorted(found)]
+    line = Line(found)
+    return [line.clamped(x) for x in contexts]
+
+
+def _pairs(found: Sequence[_T]) -> list[Sequence[_T]]:
+    """Each with the next one, the last alone."""
+    return [found[i : i + 2] for i in range(len(found))]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import ceil
 
 from ...policies.errors import InputError
 from .dtypes import HALF_BYTES
 from .specs import GpuSpec, ModelSpec, Parallelism
+
+SERIAL_MASKS = 128  #: vLLM fills up to so many masks of a step one after the other
+MASK_BATCH = 16  #: and more of them in batches of this size, by several threads
+LOGIT_BYTES = 4  #: logits are masked in fp32
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ class Overheads:
         host_sequence_s: the same and sampling, for each sequence of it [B].
         all_reduce_launch_s, hop_s: an all-reduce costs a launch and 2 (tp - 1) hops [T].
         network_hop_s: a hop that leaves the node [A].
+        bitmask_fill_s: the host finds what a grammar allows next, for each row that it masks
+            [llguidance 1.9, README: about 50 us of one core for JSON schemas and 128k tokens].
+        bitmask_threads: that share more than 128 rows, 16 at a time; 0: as many as the engine has,
+            8 in vLLM (v1/structured_output/__init__.py, where the host has 16 cores or more), 1
+            elsewhere. That they do not slow each other down is assumed.
     """
 
     gemm_flops: float = 0.8
@@ -52,13 +62,15 @@ class Overheads:
     all_reduce_launch_s: float = 4.5e-6
     hop_s: float = 0.8e-6
     network_hop_s: float = 5e-6
+    bitmask_fill_s: float = 50e-6
+    bitmask_threads: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            is_time = field.name.endswith("_s")
-            if not 0 <= value < float("inf") or (value == 0 and not is_time):
-                least = "be finite and not negative" if is_time else "be finite and above 0"
+            may_be_0 = field.name.endswith("_s") or field.name == "bitmask_threads"
+            if not 0 <= value < float("inf") or (value == 0 and not may_be_0):
+                least = "be finite and not negative" if may_be_0 else "be finite and above 0"
                 raise InputError(f"{field.name} must {least}, found {value}", where="overheads")
 
     def communication_s(
@@ -97,6 +109,19 @@ class Overheads:
         steps, messages = split.dp - 1, 2 * model.moe_layers
         fixed = messages * (self.all_reduce_launch_s + steps * hop)
         return fixed, messages * steps / split.dp * model.hidden * HALF_BYTES / rate
+
+    def masks_s(self, rows: int, vocab: int, gpu: GpuSpec) -> float:
+        """Until the masks of *rows* rows are filled on the host and copied to each GPU."""
+        in_turn = rows
+        if self.bitmask_threads > 1 and rows > SERIAL_MASKS:
+            in_turn = min(rows, MASK_BATCH * ceil(ceil(rows / MASK_BATCH) / self.bitmask_threads))
+        rate = gpu.pcie_bytes_per_s
+        return in_turn * self.bitmask_fill_s + (rows * vocab / 8 / rate if rate else 0.0)
+
+    def apply_masks_s(self, rows: int, vocab: int, gpu: GpuSpec) -> float:
+        """Forbidding nearly all tokens in *rows* rows: a bit read and a logit written a token."""
+        moved = rows * vocab * (LOGIT_BYTES + 1 / 8)
+        return moved / (self.elementwise_bytes * gpu.memory_bytes_per_s)
 
     def link(self, gpu: GpuSpec, gpus: int) -> tuple[float, float]:
         """(seconds of a hop, bytes/s and GPU) of a group that is as slow as its slowest link."""

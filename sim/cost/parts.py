@@ -41,6 +41,7 @@ class Parts(NamedTuple):
         joint: routed experts that data-parallel ranks share, by the tokens of all; None: the
             replica is one rank.
         lora: adapters, by the tokens that have one; None: the profile has no table of them.
+        bitmask: structured output, by the rows that have a grammar.
         image: the vision tower; None: the model has none, or the roofline's says what is wrong.
         filled: operations that come from the roofline.
         uncounted: operations that neither has.
@@ -51,6 +52,7 @@ class Parts(NamedTuple):
     samples: list[Part]
     joint: Part | None
     lora: Part | None
+    bitmask: Part
     image: Part
     attention: Attention
     filled: list[str]
@@ -103,13 +105,14 @@ class _Builder:
             [part for part in samples if part is not None],
             self._experts() if self._ranks_share else None,
             self._table("lora"),
+            self._table("bitmask") or self._roofline_bitmask(),
             self._image(),
             self._attention(),
             self._filled,
             self._uncounted,
-            [op for op in self._tables if OPS[op].family == "beside" and op != "lora"],
+            [],
         )
-        return found._replace(unused=found.unused + self._superfluous(found))
+        return found._replace(unused=self._superfluous(found))
 
     def _superfluous(self, found: Parts) -> list[str]:
         used = {part.op for part in (*found.tokens, *found.samples, found.image)}
@@ -216,6 +219,10 @@ class _Builder:
         self._filled.append(op)
         ps, factor = self._roofline.sampling_ps, self._factor(op)
         return Part(op, "head", 1, lambda rows: (ps(rows) * factor, DATASHEET))
+
+    def _roofline_bitmask(self) -> Part:
+        ps, factor = self._roofline.bitmask_ps, self._factor("bitmask")
+        return Part("bitmask", "beside", 1, lambda rows: (ps(rows) * factor, DATASHEET))
 
     def _image(self) -> Part:
         found = self._table("image")

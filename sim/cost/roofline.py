@@ -3,11 +3,13 @@
 The labelled last resort where nothing was measured. What it counts: the matrix products, attention
 over the context (linear in decode, causal in prefill), element-wise work, the LM head on the rows
 that sample, the vision tower, all-reduce of tensor parallelism, hops of pipeline parallelism, and
-fixed overheads. What it does not: padding to CUDA-graph sizes, wave quantisation, expert imbalance,
+masks of structured output, fixed overheads. What it does not: padding to CUDA-graph sizes, wave quantisation, expert imbalance,
 overlap of anything with anything. A duration is the latency through all pipeline stages.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from ...policies.errors import InputError
 from ...policies.types import Picoseconds
@@ -86,6 +88,9 @@ class Roofline:
         self._pair, self._near_pair = rates.pair_full_s * PS, rates.pair_limited_s * PS
         self._key, self._near_key = rates.key_full_s * PS, rates.key_limited_s * PS
         self._expand = rates.expand_s * PS
+        self._masks = partial(over.masks_s, vocab=model.vocab, gpu=gpu)
+        self._apply_masks = partial(over.apply_masks_s, vocab=model.vocab, gpu=gpu)
+        self._masked_lines: dict[tuple[int, int], list[DecodeLine]] = {}
         marginal = sum(max(flops, rows) for flops, _, rows in self._dense + self._routed)
         self._marginal_token_ps = round(marginal + self._token)
         self._tokens_ps: dict[int, int] = {0: 0}
@@ -98,13 +103,24 @@ class Roofline:
         return self._source
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
+        self,
+        decodes: int,
+        context_tokens: int,
+        contexts: Contexts = EVEN,
+        adapted: int = 0,
+        structured: int = 0,
     ) -> DecodeLine:
         """The line of *decodes* sequences at *context_tokens*.
 
         Sliding windows and sparse attention read min(context / decodes, window) tokens a sequence:
-        the mean stands for all, so the line breaks once, where it reaches the window.
+        the mean stands for all, so the line breaks once, where it reaches the window, and with
+        masks once more, where the kernels take longer than filling these.
         """
+        if structured:
+            masked = self._masked_lines.get((decodes, structured))
+            if masked is None:
+                masked = self._masked_lines[decodes, structured] = self._mask(decodes, structured)
+            return next(line for line in masked if context_tokens < line.until)
         lines = self._lines.get(decodes)
         if lines is None:
             lines = self._lines[decodes] = self._decode_lines(decodes)
@@ -117,12 +133,12 @@ class Roofline:
         Raises:
             InputError: image tokens for a model that has no vision tower.
         """
-        decodes, context, prefills, samples, images, *_ = shape
+        decodes, context, prefills, samples, images, _, _, structured = shape
         if not prefills and samples == decodes > 0 and not images:
-            base, slope, _, _ = self.decode_line(decodes, context)
+            base, slope, _, _ = self.decode_line(decodes, context, structured=structured)
             return base + slope * context
         tokens = decodes
-        total = self._host_ps + self._sequence_ps * (decodes + len(prefills))
+        total = host = self._host_ps + self._sequence_ps * (decodes + len(prefills))
         for new, before in prefills:
             tokens += new
             total += self.chunk_ps(new, before)
@@ -131,7 +147,10 @@ class Roofline:
             total += self._limited_ps * min(context, decodes * self._limit)
         for image in images:
             total += self.image_ps(image)
-        return total + self._forward_ps(tokens) + self.sampling_ps(samples)
+        total += self._forward_ps(tokens) + self.sampling_ps(samples)
+        if structured:
+            total = max(total, host + self.masks_ps(structured)) + self.bitmask_ps(structured)
+        return total
 
     def timed(self, shape: StepShape) -> tuple[Picoseconds, Split]:
         """`duration_ps`, all of it from a datasheet."""
@@ -152,6 +171,29 @@ class Roofline:
         below = DecodeLine(base, self._full_ps + self._limited_ps, edge, _doubt(base))
         base += self._limited_ps * edge
         return below, DecodeLine(base, self._full_ps, UNBOUNDED, _doubt(base))
+
+    def _mask(self, decodes: int, structured: int) -> list[DecodeLine]:
+        """The lines where the host fills masks during the forward, and sampling waits for them."""
+        least = self._host_ps + self._sequence_ps * decodes + self.masks_ps(structured)
+        apply_ps, start, found = self.bitmask_ps(structured), 0, []
+        for base, slope, until, _ in self._decode_lines(decodes):
+            if start < until:
+                cut = min(until, -((base - least) // slope)) if slope else until * (base < least)
+                if cut > start:
+                    flat = least + apply_ps
+                    found.append(DecodeLine(flat, 0, cut, _doubt(flat)))
+                if cut < until:
+                    found.append(DecodeLine(base + apply_ps, slope, until, _doubt(base + apply_ps)))
+            start = until
+        return found
+
+    def masks_ps(self, rows: int) -> int:
+        """Until the masks of *rows* rows are filled and on the GPU; it computes meanwhile."""
+        return round(self._masks(rows) * PS)
+
+    def bitmask_ps(self, rows: int) -> int:
+        """Applying them to the logits."""
+        return round(self._apply_masks(rows) * PS)
 
     def _forward_ps(self, tokens: int) -> int:
         """All that depends on the number of tokens alone; 0 for none."""

@@ -33,9 +33,9 @@ class ScaledCost:
 
     def duration_ps(self, shape: StepShape) -> Picoseconds:
         """For pure decode on `decode_line`, so that both agree to the picosecond."""
-        decodes, context, prefills, samples, images, contexts, adapted = shape
+        decodes, context, prefills, samples, images, contexts, adapted, structured = shape
         if not prefills and samples == decodes > 0 and not images:
-            line = self.decode_line(decodes, context, contexts, adapted)
+            line = self.decode_line(decodes, context, contexts, adapted, structured)
             return line.base_ps + line.slope_ps * context
         return max(1, round(self.cost.duration_ps(shape) * self.factor))
 
@@ -47,10 +47,15 @@ class ScaledCost:
         return self.duration_ps(shape), self._doubt(doubt)
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
+        self,
+        decodes: int,
+        context_tokens: int,
+        contexts: Contexts = EVEN,
+        adapted: int = 0,
+        structured: int = 0,
     ) -> DecodeLine:
         """Base and slope are scaled, each rounded."""
-        line = self.cost.decode_line(decodes, context_tokens, contexts, adapted)
+        line = self.cost.decode_line(decodes, context_tokens, contexts, adapted, structured)
         base, slope, until, doubt = line
         base_ps, slope_ps = round(base * self.factor), round(slope * self.factor)
         return DecodeLine(base_ps or 1, slope_ps, until, doubt and self._line_doubt(doubt))

@@ -14,6 +14,7 @@ def shape_of(plan: StepPlan) -> StepShape:
     prefills: list[tuple[int, int]] = []
     alone: list[int] = []
     samples, pad_to, adapted = decodes, plan.pad_to, plan.group_adapted
+    structured = plan.group_structured
     for seq, start, tokens, drafts, sampling, _ in plan.chunks:
         if seq.lora:
             adapted += tokens
@@ -27,12 +28,16 @@ def shape_of(plan: StepPlan) -> StepShape:
             prefills.append((tokens, start))
         if sampling:
             samples += 1 + drafts
+            if seq.grammar is not None:
+                structured += 1 + drafts
     images: tuple[int, ...] = ()
     if plan.encoder:
         items = [(seq, index) for seq, found in plan.encoder for index in found]
         images = tuple([seq.items[index].tokens for seq, index in items])
     contexts = _contexts(plan, alone) if alone or plan.group_contexts else EVEN
-    return StepShape(decodes, context, tuple(prefills), samples, images, contexts, adapted)
+    return StepShape(
+        decodes, context, tuple(prefills), samples, images, contexts, adapted, structured
+    )
 
 
 def _contexts(plan: StepPlan, alone: list[int]) -> Contexts:
@@ -49,8 +54,9 @@ def timed(cost: StepCost, plan: StepPlan) -> tuple[Picoseconds, Doubt | None]:
     """The time of one step of a plan, and how it was come by; None: the cost does not say."""
     if plan.pure_decode:
         rows, context, _ = plan.line
-        ends, adapted = plan.contexts, plan.group_adapted
-        base, slope, _, doubt = cost.decode_line(rows, context, ends, adapted)
+        base, slope, _, doubt = cost.decode_line(
+            rows, context, plan.contexts, plan.group_adapted, plan.group_structured
+        )
         return base + slope * context, doubt
     if isinstance(cost, GradedCost):
         return cost.timed(shape_of(plan))

@@ -1,9 +1,11 @@
 """Step time from a profile: its tables added up, what it lacks filled from the roofline.
 
     kernels = operations by tokens (padded to the CUDA graph in pure decode) + attention
-              + LM head and sampler by sampled rows + images
+              + LM head and sampler by sampled rows, bitmask by those with a grammar + images
     exec    = in a graph: kernels * (1 + gap) + replay     else: max(kernels, launches * launch)
     step    = synchronous engine: exec + host              asynchronous: max(exec, host)
+              where rows have a grammar the host fills their masks while the forward runs: these
+              and what is launched take at least that, and sampling (the host, if asynchronous)
               + output, + the fixed price of leaving the graph where there is prefill
     (a host that is also the device, as a CPU is, works like that of a synchronous engine)
 
@@ -12,58 +14,30 @@ Everything is a pure function of the step's shape, in integer picoseconds.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Mapping
-from math import ceil, exp
+from math import exp
 from operator import add
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from ...policies.types import Picoseconds
 from .attention import Term
 from .base import EVEN, Contexts, DecodeLine, StepShape
-from .grades import DATASHEET, GRADES, MEASURED, LineDoubt, Split
+from .grades import DATASHEET, GRADES, MEASURED, Split
+from .lines import Batch, Curve, Grades, Rule
 from .ops import OPS
 from .overheads import Overheads
 from .parts import Part, parts
 from .prediction import PartTime, Prediction, level_sigma, predicted, sigma_of
 from .profile import Host, Profile
-from .roofline import UNBOUNDED, Roofline
+from .roofline import Roofline
 from .specs import GpuSpec, ModelSpec, Parallelism
 from .stamps import other_kernels
 from .uneven import matters
 from .work import PS
 
-Grades = list[float]  #: picoseconds by grade
-
-
-class _Lines(NamedTuple):
-    """The lines of one batch size; line i holds from starts[i]."""
-
-    starts: list[int]
-    lines: list[DecodeLine]
-
-
-class _Batch(NamedTuple):
-    """What the lines of one batch size are made of: attention between its knots, and the rest."""
-
-    rule: _Rule
-    fixed: Grades
-    fixed_ps: float
-    starts: list[int]
-    pieces: list[tuple[_Piece, int]]
-
-
-#: (factor, replay, least, after): step = max(factor * kernels + replay, least) + after, picoseconds
-_Rule: TypeAlias = tuple[float, float, float, float]
-
-
-class _Piece(NamedTuple):
-    """From KV token *start* to *end*: *ps* at the start, and *slope* for each more."""
-
-    start: int
-    end: int
-    ps: float
-    slope: float
+#: decodes, how many of them have an adapter (0 where that changes nothing), how many a grammar
+_Key: TypeAlias = tuple[int, int, int]
 
 
 class TableCost:
@@ -108,17 +82,14 @@ class TableCost:
         self._launch_ps = launches * host.launch_s * self._host_scale
         self._tokens: dict[int, Grades] = {}
         self._samples: dict[int, Grades] = {}
-        self._lines: dict[tuple[int, int], _Lines] = {}
-        self._batches: dict[tuple[int, int], _Batch] = {}
+        self._curves: dict[int, Curve] = {}
+        self._batches: dict[_Key, Batch] = {}
+        #: whether the profile says what uneven contexts add
+        self.uneven = self.parts.attention.alphas is not None
         lora = self.parts.lora.launches if self.parts.lora is not None else 0
         self._lora_launch_ps = lora * host.launch_s * self._host_scale
         self._exchange_factor = factors.get("all_reduce", 1.0)
         self._marginal_ps = self._marginal()
-
-    @property
-    def uneven(self) -> bool:
-        """Whether the profile says what uneven contexts add."""
-        return self.parts.attention.alphas is not None
 
     @property
     def source(self) -> str:
@@ -157,33 +128,45 @@ class TableCost:
 
     def timed(self, shape: StepShape) -> tuple[Picoseconds, Split]:
         """Time of a step, and how it is graded."""
-        decodes, context, prefills, samples, images, contexts, adapted = shape
+        decodes, context, prefills, samples, images, contexts, adapted, structured = shape
         if not prefills and samples == decodes > 0 and not images:
-            base, slope, _, doubt = self.decode_line(decodes, context, contexts, adapted)
+            line = self.decode_line(decodes, context, contexts, adapted, structured)
+            base, slope, _, doubt = line
             duration_ps, graded = base + slope * context, [0] * len(GRADES)
             assert doubt is not None
             doubt.add(1, duration_ps, graded)
             return duration_ps, tuple(graded)
-        grades = self._kernels(shape)
+        tokens = decodes
+        for new, _ in prefills:
+            tokens += new
+        grades = self._kernels(shape, tokens)
         kernels = sum(grades)
-        factor, replay, least, after = self._rule(shape)
+        factor, replay, least, after = self._rule(shape, tokens)
         duration = max(factor * kernels + replay, least) + after
         grades[self._host_grade] += duration - kernels
+        if structured and (factor * kernels + replay < least or not self._host.overlaps):
+            guessed = min(duration - kernels, self._masks_ps(structured))
+            grades[self._host_grade] -= guessed
+            grades[DATASHEET] += guessed
         split: Split = tuple([round(ps) if ps else 0 for ps in grades])
         return max(1, round(duration)), split
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
+        self,
+        decodes: int,
+        context_tokens: int,
+        contexts: Contexts = EVEN,
+        adapted: int = 0,
+        structured: int = 0,
     ) -> DecodeLine:
         """The line of *decodes* sequences at *context_tokens*: between two knots of the table."""
-        key = decodes, adapted if self.parts.lora is not None else 0
-        found = self._lines.get(key)
-        if found is None:
-            found = self._lines[key] = self._build_lines(key)
-        line = found.lines[bisect_right(found.starts, context_tokens) - 1]
+        key = decodes, adapted if self.parts.lora is not None else 0, structured
+        batch = self._batches.get(key)
+        if batch is None:
+            batch = self._batches[key] = self._batch(key)
         if self.uneven and matters(decodes, contexts):
-            return self._uneven_line(line, key, context_tokens, contexts)
-        return line
+            return batch.uneven_line(context_tokens, contexts)
+        return batch.line(context_tokens)
 
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:
         """What the tokens add to a step that is full anyway: operations and attention."""
@@ -223,7 +206,7 @@ class TableCost:
 
     def predict(self, shape: StepShape) -> Prediction:
         """The time of the step, part by part, and how far off it may be."""
-        decodes, _, prefills, samples, images, _, adapted = shape
+        decodes, _, prefills, samples, images, _, adapted, structured = shape
         pure = not prefills and samples == decodes > 0 and not images
         tokens = self._padded(decodes) if pure else decodes + sum(new for new, _ in prefills)
         found: dict[str, tuple[float, int]] = {}
@@ -236,6 +219,8 @@ class TableCost:
             found["image"] = ps + found.get("image", (0.0, 0))[0], code
         if adapted and self.parts.lora is not None:
             found["lora"] = self.parts.lora.at(adapted)
+        if structured:
+            found["bitmask"] = self.parts.bitmask.at(structured)
         for op, ps, grade in self._attention_terms(shape):
             before, worst = found.get(op, (0.0, 0))
             found[op] = before + ps, max(worst, grade)
@@ -249,12 +234,9 @@ class TableCost:
 
     # ---- a step's parts -------------------------------------------------------------------------
 
-    def _kernels(self, shape: StepShape) -> Grades:
+    def _kernels(self, shape: StepShape, tokens: int) -> Grades:
         """Picoseconds of all kernels by grade."""
-        decodes, _, prefills, samples, images, _, adapted = shape
-        tokens = decodes
-        for new, _ in prefills:
-            tokens += new
+        _, _, _, samples, images, _, adapted, structured = shape
         by_tokens = self._tokens.get(tokens) or self._of_tokens(tokens)
         by_samples = self._samples.get(samples) or self._of_samples(samples)
         found = list(map(add, by_tokens, by_samples))
@@ -263,13 +245,16 @@ class TableCost:
         if adapted and self.parts.lora is not None:
             ps, grade = self.parts.lora.at(adapted)
             found[grade] += ps
+        if structured:
+            ps, grade = self.parts.bitmask.at(structured)
+            found[grade] += ps
         for image in images:
             ps, grade = self.parts.image.at(image)
             found[grade] += ps
         return found
 
     def _attention_terms(self, shape: StepShape) -> list[Term]:
-        decodes, context, prefills, _, _, contexts, _ = shape
+        decodes, context, prefills, _, _, contexts, _, _ = shape
         attention = self.parts.attention
         if prefills:
             return attention.terms(prefills, decodes, context, contexts)
@@ -277,7 +262,7 @@ class TableCost:
             return []
         ps, grade = attention.decode(decodes, context)
         if attention.alphas is not None and matters(decodes, contexts):
-            alpha, _, _ = attention.alphas.pure(decodes, context, contexts)
+            alpha = attention.alphas.pure(decodes, context, contexts)
             most, _ = attention.decode(decodes, decodes * contexts[1])
             ps = max(0.0, ps + alpha * (most - ps))
         return [(attention.decode_op, ps, grade)]
@@ -299,12 +284,10 @@ class TableCost:
         i = bisect_left(self._sizes, decodes)
         return self._sizes[i] if i < len(self._sizes) else decodes
 
-    def _rule(self, shape: StepShape) -> _Rule:
+    def _rule(self, shape: StepShape, tokens: int) -> Rule:
         """How the host's work joins the kernels of a step."""
-        decodes, _, prefills, samples, images, _, adapted = shape
-        scale, tokens = self._host_scale, decodes
-        for new, _ in prefills:
-            tokens += new
+        decodes, _, prefills, samples, images, _, adapted, structured = shape
+        scale = self._host_scale
         step_s, sequence_s, token_s = self._work_s
         work = step_s + sequence_s * (decodes + len(prefills)) + token_s * tokens
         work *= scale
@@ -317,6 +300,13 @@ class TableCost:
             assert self.profile.graphs is not None
             factor, replay = 1 + self.profile.graphs.gap, self.profile.graphs.replay_s * scale
             least = 0.0
+        if structured:
+            if self._host.overlaps:
+                least += self._masks_ps(structured)
+                if not self._async:  # and who waits for its tokens waits for what follows the masks
+                    least += self.parts.bitmask.at(structured)[0]
+            else:
+                after += self._masks_ps(structured)
         if self._async:  # launching is the host's work as well: what it hides, it hides together
             return factor, replay, least + work, after
         return factor, replay, least, after + work
@@ -326,109 +316,27 @@ class TableCost:
         most = 2048
         return (sum(self._of_tokens(most)) - sum(self._of_tokens(most // 2))) / (most // 2)
 
-    # ---- decode lines ---------------------------------------------------------------------------
+    def _batch(self, key: _Key) -> Batch:
+        """What the lines of *key* are made of."""
+        decodes, adapted, structured = key
+        curve = self._curves.get(decodes)
+        if curve is None:
+            curve = self._curves[decodes] = Curve(self.parts.attention, decodes)
+        padded = self._padded(decodes)
+        fixed = list(map(add, self._of_tokens(padded), self._of_samples(decodes)))
+        if adapted and self.parts.lora is not None:
+            ps, grade = self.parts.lora.at(adapted)
+            fixed[grade] += ps
+        if structured:
+            ps, grade = self.parts.bitmask.at(structured)
+            fixed[grade] += ps
+        shape = StepShape(decodes, 0, (), decodes, adapted=adapted, structured=structured)
+        rule, masks_ps = self._rule(shape, decodes), self._masks_ps(structured)
+        return Batch(curve, rule, fixed, self._host_grade, masks_ps, not self._host.overlaps)
 
-    def _build_lines(self, key: tuple[int, int]) -> _Lines:
-        """One line between any two knots, equal to the table at the first of them."""
-        rule, fixed, _, _, attention = self._batch(key)
-        pieces = [
-            (part, grade)
-            for piece, grade in attention
-            for part in _bent(rule, piece._replace(ps=piece.ps + sum(fixed)))
-        ]
-        lines = [self._line(rule, fixed, grade, piece) for piece, grade in pieces]
-        return _Lines([piece.start for piece, _ in pieces], lines)
-
-    def _batch(self, key: tuple[int, int]) -> _Batch:
-        """Of (decodes, how many of them have an adapter)."""
-        found = self._batches.get(key)
-        if found is None:
-            decodes, adapted = key
-            padded, pieces = self._padded(decodes), self._pieces(decodes)
-            fixed = list(map(add, self._of_tokens(padded), self._of_samples(decodes)))
-            if adapted and self.parts.lora is not None:
-                ps, grade = self.parts.lora.at(adapted)
-                fixed[grade] += ps
-            rule = self._rule(StepShape(decodes, 0, (), decodes, adapted=adapted))
-            starts = [piece.start for piece, _ in pieces]
-            found = self._batches[key] = _Batch(rule, fixed, sum(fixed), starts, pieces)
-        return found
-
-    def _uneven_line(
-        self, even: DecodeLine, key: tuple[int, int], context: int, contexts: Contexts
-    ) -> DecodeLine:
-        """The line where contexts differ: they keep their distances, so the longest grows as all.
-
-        It is a function of these distances and of the pieces that *context* lies in alone.
-        """
-        decodes, _ = key
-        rule, _, fixed_ps, starts, pieces = self._batch(key)
-        alphas = self.parts.attention.alphas
-        assert alphas is not None
-        alpha, over, most = alphas.pure(decodes, context, contexts)
-        ahead = decodes * contexts[1] - context
-        mean, _ = pieces[bisect_right(starts, context) - 1]
-        longest, _ = pieces[bisect_right(starts, context + ahead) - 1]
-        start = max(mean.start, longest.start - ahead, decodes * over - ahead + 1)
-        end = min(mean.end, longest.end - ahead, decodes * most - ahead + 1)
-        ps = mean.ps + mean.slope * (start - mean.start)
-        ps += alpha * (longest.ps + longest.slope * (start + ahead - longest.start) - ps)
-        slope = mean.slope + alpha * (longest.slope - mean.slope)
-        ps, slope = fixed_ps + max(0.0, ps), max(0.0, slope)
-        factor, replay, least, after = rule
-        if factor * ps + replay >= least:  # as most often
-            ps, slope = factor * ps + replay + after, factor * slope
-        else:
-            parts = _bent(rule, _Piece(start, end, ps, slope))
-            start, end, ps, slope = next(part for part in parts if context < part.end)
-        slope_ps = round(slope)
-        return DecodeLine(max(1, round(ps)) - slope_ps * start, slope_ps, end, even.doubt)
-
-    def _pieces(self, decodes: int) -> list[tuple[_Piece, int]]:
-        """Attention between its knots, and the grade there."""
-        attention = self.parts.attention
-        edges = sorted({0, *(ceil(x) for x in attention.knots(decodes))})
-        found = []
-        for start, end in zip(edges, [*edges[1:], UNBOUNDED], strict=True):
-            ps, _ = attention.decode(decodes, start)
-            # the grade inside of a piece, not that of a point on its edge
-            inside = start + 1 if end == UNBOUNDED else (start + end) / 2
-            grade = attention.decode(decodes, inside)[1]
-            if end == UNBOUNDED:
-                slope = attention.tail(decodes)
-            else:
-                slope = (attention.decode(decodes, end)[0] - ps) / (end - start)
-            found.append((_Piece(start, end, ps, slope), grade))
-        return found
-
-    def _line(self, rule: _Rule, fixed: Grades, grade: int, piece: _Piece) -> DecodeLine:
-        factor, replay, least, after = rule
-        slope_ps = round(piece.slope)
-        base_ps = max(1, round(piece.ps)) - slope_ps * piece.start
-        base = [0] * len(GRADES)
-        if piece.ps <= least + after:
-            base[self._host_grade] = base_ps
-        else:
-            for i, ps in enumerate(fixed):
-                base[i] = round(ps)
-            over = (factor - 1) * piece.ps / factor + replay + after
-            base[self._host_grade] += round(over)
-            base[grade] += base_ps - sum(base)
-        return DecodeLine(base_ps, slope_ps, piece.end, LineDoubt(base, grade))
-
-
-def _bent(rule: _Rule, kernels: _Piece) -> list[_Piece]:
-    """The step where its kernels are *kernels*, cut where the host stops mattering."""
-    start, end, ps, slope = kernels
-    factor, replay, least, after = rule
-    first, growth = factor * ps + replay, factor * slope
-    if first >= least:
-        return [_Piece(start, end, first + after, growth)]
-    cut = start + ceil((least - first) / growth) if growth > 0 else end
-    if cut >= end:
-        return [_Piece(start, end, least + after, 0.0)]
-    at_cut = first + growth * (cut - start) + after
-    return [_Piece(start, cut, least + after, 0.0), _Piece(cut, end, at_cut, growth)]
+    def _masks_ps(self, rows: int) -> float:
+        """Until the masks of *rows* rows are filled and on the GPU."""
+        return self._roofline.masks_ps(rows) * self._host_scale / PS
 
 
 def _summed(found: list[Part], count: int) -> Grades:

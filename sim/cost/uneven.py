@@ -9,18 +9,26 @@ chunks that were measured it is interpolated. (Method and buckets: LLMServingSim
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from typing import TypeAlias
+from bisect import bisect_left, bisect_right
+from itertools import pairwise
+from math import inf
+from typing import NamedTuple, TypeAlias
 
 from .base import Contexts
 from .profile import Uneven
 
-_Chunks = tuple[list[float], list[float]]  #: chunks, and alpha at each
-
-
-#: (alpha, over, most): of pure decode, where the longest context is above *over*, up to *most*
-Bucket: TypeAlias = tuple[float, int, int]
+#: alpha along the chunks: these, and by `bisect_right` the chunk below, the gap to the next one,
+#: alpha there and what it rises by until the next. Held at both ends
+_Chunks: TypeAlias = tuple[list[float], list[tuple[float, float, float, float]]]
 _ENDLESS = 1 << 60
+
+
+class Bucket(NamedTuple):
+    """Of pure decode, where the longest context is above *over*, up to *most*: alpha by share."""
+
+    over: int
+    most: int
+    alphas: list[float]
 
 
 class Alphas:
@@ -28,10 +36,12 @@ class Alphas:
 
     def __init__(self, uneven: Uneven) -> None:
         self._default = uneven.default
-        # the last bucket has no end, so its edge is none
-        self._sequences, self._shares = uneven.sequences[:-1], uneven.shares[:-1]
-        self._prefixes = uneven.prefixes[:-1]
-        self._longest = tuple(map(int, uneven.longest[:-1]))
+        # the last bucket has no end, so its edge is none; what is compared with a whole number
+        # needs the whole part of an edge
+        self._sequences = list(map(int, uneven.sequences[:-1]))
+        self._prefixes = list(map(int, uneven.prefixes[:-1]))
+        self._longest = list(map(int, uneven.longest[:-1]))
+        self._shares = uneven.shares[:-1]
         self._pure: dict[tuple[int, int, int], float] = {}
         found: dict[tuple[int, int, int, int], list[tuple[float, float]]] = {}
         for chunk, *bucket, alpha in uneven.alphas:
@@ -40,21 +50,27 @@ class Alphas:
                 found.setdefault((n, share, longest, prefix), []).append((chunk, alpha))
             else:
                 self._pure[n, share, longest] = alpha
-        self._mixed: dict[tuple[int, int, int, int], _Chunks] = {
-            key: ([x for x, _ in sorted(points)], [y for _, y in sorted(points)])
-            for key, points in found.items()
-        }
+        self._mixed = {key: _along(sorted(points)) for key, points in found.items()}
 
-    def pure(self, decodes: int, context: int, contexts: Contexts) -> Bucket:
-        """Of a step without prefill: *decodes* sequences that read *context* tokens together."""
+    def share(self, decodes: int, context: int, contexts: Contexts) -> int:
+        """The bucket of *decodes* sequences that read *context* tokens together."""
         shortest, longest = contexts
-        edges = self._longest
-        i = bisect_left(edges, longest)
         share = (context - decodes * shortest) / (decodes * (longest - shortest))
-        key = bisect_left(self._sequences, decodes), bisect_left(self._shares, share), i
-        over = edges[i - 1] if i else 0
-        most = edges[i] if i < len(edges) else _ENDLESS
-        return self._pure.get(key, self._default), over, most
+        return bisect_left(self._shares, share)
+
+    def buckets(self, decodes: int) -> list[Bucket]:
+        """Of a step without prefill."""
+        n, shares = bisect_left(self._sequences, decodes), range(len(self._shares) + 1)
+        edges = [0, *self._longest, _ENDLESS]
+        return [
+            Bucket(over, most, [self._pure.get((n, share, i), self._default) for share in shares])
+            for i, (over, most) in enumerate(pairwise(edges))
+        ]
+
+    def pure(self, decodes: int, context: int, contexts: Contexts) -> float:
+        """Of a step without prefill: *decodes* sequences that read *context* tokens together."""
+        found = self.buckets(decodes)[bisect_left(self._longest, contexts[1])]
+        return found.alphas[self.share(decodes, context, contexts)]
 
     def mixed(
         self, chunk: int, before: int, decodes: int, context: int, contexts: Contexts
@@ -71,14 +87,17 @@ class Alphas:
         found = self._mixed.get(key)
         if found is None:
             return self._default
-        chunks, alphas = found
-        i = bisect_left(chunks, chunk)
-        if i == len(chunks):
-            return alphas[-1]
-        if not i or chunks[i] == chunk:
-            return alphas[i]
-        share = (chunk - chunks[i - 1]) / (chunks[i] - chunks[i - 1])
-        return alphas[i - 1] + share * (alphas[i] - alphas[i - 1])
+        chunks, sides = found
+        x = float(chunk)
+        low, gap, alpha, rise = sides[bisect_right(chunks, x)]
+        return alpha + (x - low) / gap * rise
+
+
+def _along(points: list[tuple[float, float]]) -> _Chunks:
+    between = [(x, after - x, y, high - y) for (x, y), (after, high) in pairwise(points)]
+    (first, low), (last, high) = points[0], points[-1]
+    sides = [(first, inf, low, 0.0), *between, (last, inf, high, 0.0)]
+    return [x for x, _ in points], sides
 
 
 def matters(decodes: int, contexts: Contexts) -> bool:

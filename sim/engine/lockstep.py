@@ -51,8 +51,9 @@ class Rank(Server):
         if not plan.pure_decode:
             return self.cost.duration_ps(shape_of(plan)) + plan.copying_ps, 0
         rows, context, growth = plan.line
-        ends, adapted = plan.contexts, plan.group_adapted
-        base, slope, _, _ = self.cost.decode_line(rows, context, ends, adapted)
+        base, slope, _, _ = self.cost.decode_line(
+            rows, context, plan.contexts, plan.group_adapted, plan.group_structured
+        )
         return base + slope * context, slope * growth
 
     def repeats(self, plan: StepPlan) -> int:
@@ -60,8 +61,9 @@ class Rank(Server):
         if not plan.pure_decode:
             return 1
         rows, context, growth = plan.line
-        ends, adapted = plan.contexts, plan.group_adapted
-        until = self.cost.decode_line(rows, context, ends, adapted).until
+        until = self.cost.decode_line(
+            rows, context, plan.contexts, plan.group_adapted, plan.group_structured
+        ).until
         return min(self.replica.repeats(plan), -(-(until - context) // growth))
 
     def begin(self, plan: StepPlan, span: Span, steps: int) -> None:

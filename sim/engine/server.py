@@ -207,7 +207,7 @@ class Server:
             return Span(start, duration_ps + copying_ps, 0, delayed(doubt, copying_ps))
         rows, context, growth = plan.line
         base, slope, until, grades = self.cost.decode_line(
-            rows, context, plan.contexts, plan.group_adapted
+            rows, context, plan.contexts, plan.group_adapted, plan.group_structured
         )
         span = Span(start, base + slope * context, slope * growth, grades)
         if self._leap and len(self.replica.in_flight) == self._depth:

@@ -26,11 +26,13 @@ class DecodeGroup:
         "adapted",
         "buckets",
         "size",
+        "structured",
     )
 
     def __init__(self, block_size: int) -> None:
         self.size = 0
         self.adapted = 0  #: members with a LoRA adapter
+        self.structured = 0  #: members with a grammar
         self._growing = 0  # members that take blocks: the others hold all they need
         self._block_size = block_size
         self._base_sum = 0
@@ -46,6 +48,7 @@ class DecodeGroup:
         residue = base % self._block_size
         self.size += 1
         self.adapted += seq.lora != ""
+        self.structured += seq.grammar is not None
         self._base_sum += base
         self.buckets[residue][seq] = None
         if not seq.held:
@@ -61,6 +64,7 @@ class DecodeGroup:
         seq.computed = step - base
         self.size -= 1
         self.adapted -= seq.lora != ""
+        self.structured -= seq.grammar is not None
         self._base_sum -= base
         del self.buckets[residue][seq]
         seq.base = None

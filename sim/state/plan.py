@@ -58,6 +58,7 @@ class StepPlan:
         group_contexts: the shortest and the longest context among these, only where the replica
             measures them.
         group_adapted: how many of the group have a LoRA adapter.
+        group_structured: how many of the group have a grammar.
         members: the group in order of admission, only where the replica logs members.
         tokens: all tokens of one step.
         repeat: how many times the group's step is taken (a leap); 1 unless the plan is only group.
@@ -82,6 +83,7 @@ class StepPlan:
         "group_adapted",
         "group_context_tokens",
         "group_contexts",
+        "group_structured",
         "index",
         "members",
         "pad_context_tokens",
@@ -100,7 +102,8 @@ class StepPlan:
         self.chunks: list[Chunk] = []
         self.preempted: list[Sequence] = []
         self.admissions: list[Admission] = []
-        self.group = self.group_context_tokens = self.group_adapted = self.tokens = 0
+        self.group = self.group_context_tokens = self.tokens = 0
+        self.group_adapted = self.group_structured = 0
         self.group_contexts: tuple[int, int] | None = None
         self.members: list[Sequence] | None = None
         self.pad_to = self.pad_rows = self.pad_context_tokens = self.pad_growth = 0

@@ -273,9 +273,7 @@ class Replica(View):
         ended = []
         if plan.chunks:
             account = self._conclude if self._indexes_late else self._account
-            for chunk in plan.chunks:
-                if account(chunk, now):
-                    ended.append(chunk.seq)
+            ended = [chunk.seq for chunk in plan.chunks if account(chunk, now)]
         self.last_finish_ps = now
         if last in self._ends:
             for seq in self._ends.pop(last):

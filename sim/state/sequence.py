@@ -32,7 +32,7 @@ class Sequence:
     `computed_tokens` and `known_tokens`, which policies do.
 
     Attributes:
-        request: what the cluster was asked · `max_tokens`, `items`, `lora`: of it, read often.
+        request: what the cluster was asked · `max_tokens`, `items`, `lora`, `grammar`: its.
         output_tokens: how many tokens the model will answer with; the oracle boundary: no policy
             sees this object's field, only `SequenceView`.
         last_token: known tokens at which the answer ends, whatever ends it.
@@ -58,7 +58,7 @@ class Sequence:
         hit_tokens, external_tokens: of its first admission.
     """
 
-    # slots: what is read at every turn of the engine, a plain instance looks up several times slower
+    # slots, because every turn of the engine reads these and Python finds them faster there
     __slots__ = (
         "__weakref__",
         "base",
@@ -72,6 +72,7 @@ class Sequence:
         "external_tokens",
         "fin",
         "first_token_ps",
+        "grammar",
         "held",
         "hit_tokens",
         "id",
@@ -92,8 +93,8 @@ class Sequence:
         "preemptions",
         "promised_blocks",
         "prompt_tokens",
-        "record",
         "recomputed",
+        "record",
         "replica",
         "request",
         "run_number",
@@ -111,7 +112,8 @@ class Sequence:
         self.id = request.id
         self.prompt_tokens = self.known = prompt = request.prompt_tokens
         self.output_tokens = output_tokens
-        self.max_tokens, self.items, self.lora = request.max_tokens, request.items, request.lora
+        self.max_tokens, self.items = request.max_tokens, request.items
+        self.lora, self.grammar = request.lora, request.grammar
         limit = min(prompt + self.max_tokens, max_model_len)
         self.last_token = min(prompt + output_tokens, limit)
         self.ends_by_limit = prompt + output_tokens >= limit

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
-from ...policies.types import MultiModalItem, Picoseconds, Segment, WorkflowHint
+from ...policies.types import Grammar, MultiModalItem, Picoseconds, Segment, WorkflowHint
 
 
 class Call(NamedTuple):
@@ -40,6 +40,7 @@ class Call(NamedTuple):
     items: tuple[MultiModalItem, ...] = ()
     tool_time_s: float = -1.0
     workflow: WorkflowHint | None = None
+    grammar: Grammar | None = None
 
 
 class CallResult(NamedTuple):

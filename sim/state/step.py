@@ -79,6 +79,7 @@ class StepBuilder:
         plan.group = size
         plan.group_context_tokens = group.context_tokens(step)
         plan.group_adapted = group.adapted
+        plan.group_structured = group.structured
         if replica.measures_contexts:
             plan.group_contexts = group.contexts(step)
         if self._prefixes:
@@ -122,10 +123,7 @@ class StepBuilder:
                 return 0  # it has its token
             self.replica.spread_group()
         placeholders = seq.placeholders
-        if (
-            placeholders
-            and seq.computed + 2 - placeholders >= seq.prompt_tokens + seq.max_tokens
-        ):
+        if placeholders and seq.computed + 2 - placeholders >= seq.prompt_tokens + seq.max_tokens:
             return 0
         behind = seq.known + seq.drafts + placeholders - seq.computed
         return min(behind, self.replica.limits.max_model_len - seq.computed - 1)

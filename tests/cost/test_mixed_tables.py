@@ -137,6 +137,14 @@ def test_the_compiled_table_is_its_definition(rows: list[Row], data: st.DataObje
             data.draw(st.one_of(coordinate(AXES[3], 6000), st.floats(1, 6000))),
         )
         assert made.at(*asked) == plain.at(*asked)
+        longest = max(asked[3], data.draw(coordinate(AXES[3], 6000)))
+        assert made.beside(*asked, longest) == both(plain, asked, longest)
+
+
+def both(plain: Plain, asked: tuple[float, ...], longest: float) -> tuple[float, float, int]:
+    """Two look-ups, as if nothing were shared."""
+    (value, code), (most, worst) = plain.at(*asked), plain.at(*asked[:3], longest)
+    return value, most, max(code, worst)
 
 
 @pytest.mark.skipif(not KERNELS.is_dir(), reason="needs the measured tables in shared/")
@@ -150,3 +158,5 @@ def test_published_tables_are_read_alike(card: str) -> None:
         chunk, decodes = rng.randint(1, 2300), rng.randint(1, 280)
         asked = (chunk, rng.choice((0, rng.randint(0, 9000))), decodes, rng.uniform(10, 9000))
         assert made.at(*asked) == plain.at(*asked)
+        longest = int(asked[3] * rng.uniform(1, 4)) + 1
+        assert made.beside(*asked, longest) == both(plain, asked, longest)

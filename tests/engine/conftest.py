@@ -59,7 +59,12 @@ class SteppedCost:
         return self._slope * (cell * context - self._cell * (cell * (cell + 1) // 2))
 
     def decode_line(
-        self, decodes: int, context_tokens: int, contexts: Contexts = EVEN, adapted: int = 0
+        self,
+        decodes: int,
+        context_tokens: int,
+        contexts: Contexts = EVEN,
+        adapted: int = 0,
+        structured: int = 0,
     ) -> DecodeLine:
         base, slope, _, _ = self._linear.decode_line(decodes, context_tokens)
         cell = context_tokens // self._cell

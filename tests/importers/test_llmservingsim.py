@@ -151,7 +151,7 @@ def test_the_correction_is_the_one_that_the_bundle_states(
             if chunk:
                 alpha = alphas.mixed(chunk, before, n, total, (low, high))
             else:
-                alpha, _, _ = alphas.pure(n, total, (low, high))
+                alpha = alphas.pure(n, total, (low, high))
             errors.append(abs(mean + alpha * (most - mean) - true) / true)
     assert median(errors) == pytest.approx(median_error, abs=5e-5)
 
