@@ -151,10 +151,7 @@ class Server:
         if steps > 1:
             effort.leapt_steps += steps - 1
         if plan.group:
-            if start == self.last_end:
-                replica.gaps.add(span.first_ps, span.growth_ps, steps, plan.group)
-            else:
-                self._log_gaps(plan.group, span, steps)
+            self._log_gaps(plan.group, span, steps)
         self.last_end = end
         self.busy_ps += end - start
         if span.doubt is not None:
@@ -164,8 +161,10 @@ class Server:
         replica.finish(plan, end, steps)
 
     def _log_gaps(self, members: int, span: Span, steps: int) -> None:
-        """Log gaps between tokens, the first of which holds an idle time as well."""
         gaps, idle = self.replica.gaps, span.start_ps - self.last_end
+        if not idle:
+            gaps.add(span.first_ps, span.growth_ps, steps, members)
+            return
         gaps.add(span.first_ps + idle, 0, 1, members)
         if steps > 1:
             gaps.add(span.first_ps + span.growth_ps, span.growth_ps, steps - 1, members)
