@@ -1,25 +1,28 @@
 """infersim beside other simulators: equal requests, limits and step times, in turns.
 
-    python benchmarks/peers.py [--dynamo PYTHON] [--leap FOLDER] [--requests N] [--turns N]
-                               [--case NAME …] [--json FILE]
+    python benchmarks/peers.py [--dynamo PYTHON] [--vidur PYTHON] [--leap FOLDER]
+                               [--requests N] [--turns N] [--case NAME …] [--json FILE]
 
---dynamo is the interpreter of an environment with NVIDIA's Dynamo (``pip install
-ai-dynamo==1.4.2``; no GPU), --leap the folder of the bare prototype of infersim's loop. What cannot
-be started is left out, with the reason. Requests are like Azure's 2023 conversation trace
-(`speed.py`), no prefix is shared and caching is off, blocks have 16 tokens, routing is round robin,
-the engine synchronous.
+--dynamo and --vidur are interpreters of environments with NVIDIA's Dynamo (``pip install ai-
+dynamo==1.4.2``; no GPU) and with Vidur (``pip install vidur==0.0.26``), --leap is the folder of the
+bare prototype of infersim's loop. What cannot be started is left out, with the reason. Requests are
+like Azure's 2023 conversation trace (`speed.py`), no prefix is shared and caching is off, blocks
+have 16 tokens, routing is round robin, the engine synchronous.
 
 A step takes 6 ms + 20 us a prompt token + a slope per KV token; one of nothing but a part of a
 prompt only the 20 us. Dynamo can be told so with a table, where it counts whole blocks; infersim is
-told so with 7.5 tokens more a sequence, as many as half-filled blocks add on average. The prototype
-takes the 6 ms in every step. The commands (`infersim run`, ``python -m dynamo.replay``) do all that
-a user waits for; `infersim run` prices steps with the roofline of Llama 3.1 8B on an H100, since it
-has no linear step time, so it is run where that comes close.
+told so with 7.5 tokens more a sequence, as many as half-filled blocks add on average. Vidur, whose
+own tables are downloads, is given the same line as a predictor; there and in the prototype every
+step takes the 6 ms. The commands (`infersim run`, ``python -m dynamo.replay``) do all that a user
+waits for; `infersim run` prices steps with the roofline of Llama 3.1 8B on an H100, since it has no
+linear step time, so it is run where that comes close.
 
 Every run is a process of its own. "work" is CPU seconds from the trace file to the results; of a
 command, of all it does. Requests a second and their ratio to infersim's follow from it. "loop" is
-the simulation alone, CPU seconds for infersim and the prototype, what they report for the others,
-which is wall time. "start" is CPU seconds of importing. Dynamo counts neither steps nor events.
+the simulation alone: CPU seconds, but wall time where a peer or a command says it itself. "start"
+is CPU seconds of importing. Dynamo and Vidur count neither steps nor events. A first run of each,
+which is not measured, writes when every request got its first token: "as here" is the share of
+requests that get it within a millisecond of infersim's.
 """
 
 from __future__ import annotations
@@ -30,12 +33,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import TypeAlias
 
 from players import engine_arguments, table_beside, told, write_table
 from speed import azure_like
@@ -45,6 +49,7 @@ RATE_RPS = 5.53
 TRACE_BLOCK_TOKENS = 512
 #: what a player may leave unsaid: Dynamo counts no steps
 UNSAID = float("nan")
+Runs: TypeAlias = dict[str, list[dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Case:
     base_ns: int = 6_000_000
     token_ns: int = 20_000
     trace_block: int = TRACE_BLOCK_TOKENS
+    leap: str = ""
 
 
 CASES = {
@@ -137,41 +143,43 @@ def read_dynamo(folder: Path, _: str) -> dict[str, float]:
     return told(json.loads((folder / "dynamo.json").read_text()))
 
 
-def players(options: argparse.Namespace) -> list[Player]:
+#: name -> (in `players.py`, what it imports, distribution)
+PEERS = {
+    "Dynamo": ("dynamo", "dynamo.replay", "ai-dynamo"),
+    "Vidur": ("vidur", "vidur.simulator", "vidur"),
+}
+
+
+def script(name: str, python: str) -> Callable[[Path, Case], list[str]]:
+    """The words that play *name* with `players.py`."""
+
+    def words(folder: Path, _: Case) -> list[str]:
+        files = [str(folder / "case.json"), str(folder / "trace.jsonl")]
+        return [python, str(PLAYERS), name, *files]
+
+    return words
+
+
+def players(pythons: dict[str, str | None], leap: Path | None) -> list[Player]:
     """Those that can be started here; why the others cannot is printed."""
-
-    def script(name: str, python: str) -> Callable[[Path, Case], list[str]]:
-        def words(folder: Path, _: Case) -> list[str]:
-            files = [str(folder / "case.json"), str(folder / "trace.jsonl")]
-            return [python, str(PLAYERS), name, *files]
-
-        return words
-
-    found = [
-        Player("infersim", script("infersim", sys.executable), last_line),
-        Player("infersim run", infersim_words, read_infersim, command=True),
-    ]
-    if options.leap is None:
+    found = [Player("infersim", script("infersim", sys.executable), last_line)]
+    for peer, (name, module, distribution) in PEERS.items():
+        python = pythons[peer] or sys.executable
+        code = f"import {module}, importlib.metadata as m; print(m.version({distribution!r}))"
+        probe = subprocess.run([python, "-c", code], capture_output=True, text=True)
+        if probe.returncode:
+            why = (probe.stderr.strip() or "it says nothing").splitlines()[-1]
+            print(f"{peer}: left out, {python} cannot import {module}: {why}")
+            continue
+        print(f"{peer}: {distribution} {probe.stdout.split()[-1]}")
+        found.append(Player(peer, script(name, python), last_line))
+        if peer == "Dynamo":
+            found.append(Player("dynamo.replay", replay(python), read_dynamo, command=True))
+    if leap is None:
         print("prototype: left out, no --leap FOLDER")
     else:
         found.append(Player("prototype", script("leap", sys.executable), last_line))
-    python = options.dynamo or sys.executable
-    probe = subprocess.run([python, "-c", VERSION], capture_output=True, text=True)
-    if probe.returncode:
-        why = (probe.stderr.strip() or "it says nothing").splitlines()[-1]
-        print(f"Dynamo: left out, {python} cannot import dynamo.replay: {why}")
-        return found
-    print(f"Dynamo: ai-dynamo {probe.stdout.split()[-1]}")
-    found.insert(1, Player("Dynamo", script("dynamo", python), last_line))
-
-    def dynamo_words(folder: Path, case: Case) -> list[str]:
-        return [python, "-m", "dynamo.replay", *replay_words(folder, case)]
-
-    found.append(Player("dynamo.replay", dynamo_words, read_dynamo, command=True))
-    return found
-
-
-VERSION = "import dynamo.replay, importlib.metadata as m; print(m.version('ai-dynamo'))"
+    return [*found, Player("infersim run", infersim_words, read_infersim, command=True)]
 
 
 def infersim_words(folder: Path, case: Case) -> list[str]:
@@ -183,16 +191,21 @@ def infersim_words(folder: Path, case: Case) -> list[str]:
     return [sys.executable, "-m", "infersim", "run", str(scenario), "--out", out]
 
 
-def replay_words(folder: Path, case: Case) -> list[str]:
-    """Arguments of ``dynamo.replay``."""
-    engine = engine_arguments(asdict(case), table_beside(folder / "trace.jsonl"))
-    return [
-        *(str(folder / "trace.jsonl"), "--replay-mode", "offline"),
-        *("--router-mode", "round_robin", "--num-workers", str(case.workers)),
-        *("--trace-block-size", str(case.trace_block)),
-        *("--extra-engine-args", json.dumps(engine)),
-        *("--report-json", str(folder / "dynamo.json")),
-    ]
+def replay(python: str) -> Callable[[Path, Case], list[str]]:
+    """The command of Dynamo's users."""
+
+    def words(folder: Path, case: Case) -> list[str]:
+        trace = folder / "trace.jsonl"
+        engine = engine_arguments(asdict(case), table_beside(trace))
+        return [
+            *(python, "-m", "dynamo.replay", str(trace), "--replay-mode", "offline"),
+            *("--router-mode", "round_robin", "--num-workers", str(case.workers)),
+            *("--trace-block-size", str(case.trace_block)),
+            *("--extra-engine-args", json.dumps(engine)),
+            *("--report-json", str(folder / "dynamo.json")),
+        ]
+
+    return words
 
 
 def play(player: Player, case: Case, folder: Path) -> dict[str, float]:
@@ -218,7 +231,7 @@ def play(player: Player, case: Case, folder: Path) -> dict[str, float]:
     return player.read(folder, (folder / "out").read_text()) | whole
 
 
-def table(name: str, runs: dict[str, list[dict[str, float]]], requests: int) -> None:
+def table(name: str, runs: Runs, same: dict[str, float], requests: int) -> None:
     """Medians of the runs of a case, and what was simulated."""
 
     def middle(player: str, key: str) -> float:
@@ -241,41 +254,69 @@ def table(name: str, runs: dict[str, list[dict[str, float]]], requests: int) -> 
             f"{middle(player, 'memory_mb'):5.0f} {middle(player, 'steps'):8,.0f} "
             f"{middle(player, 'events'):7,.0f}"
         )
-    print(f"{'':14} {'TTFT ms':>9} {'p99':>9} {'TPOT ms':>8} {'tokens/s':>9}")
+    print(f"{'':14} {'TTFT ms':>9} {'p99':>9} {'TPOT ms':>8} {'tokens/s':>9} {'as here':>8}")
     for player in runs:
         print(
             f"{player:14} {middle(player, 'ttft_ms'):9.3f} {middle(player, 'ttft_p99_ms'):9.3f} "
-            f"{middle(player, 'tpot_ms'):8.3f} {middle(player, 'tokens_per_s'):9.3f}"
+            f"{middle(player, 'tpot_ms'):8.3f} {middle(player, 'tokens_per_s'):9.3f} "
+            f"{same.get(player, UNSAID):8.1%}"
         )
+
+
+def first_tokens(player: Player, case: Case, folder: Path) -> list[float]:
+    """When each request got its first token, ms after it came; of a run that is not measured."""
+    times = folder / "times.json"
+    tell(folder, case, times)
+    play(player, case, folder)
+    tell(folder, case, None)
+    told_ms: list[float] = json.loads(times.read_text())
+    return told_ms
+
+
+def tell(folder: Path, case: Case, times: Path | None) -> None:
+    """Write the case for `players.py`."""
+    told_so = asdict(case) | {"times": times and str(times)}
+    (folder / "case.json").write_text(json.dumps(told_so))
+
+
+def agreement(player: str, here: list[float], there: list[float]) -> float:
+    """Share of the requests whose first token comes within a millisecond of infersim's."""
+    if len(here) != len(there):
+        raise SystemExit(f"{player}: {len(there)} of {len(here)} requests were served")
+    return sum(abs(a - b) <= 1 for a, b in zip(here, there, strict=True)) / len(here)
 
 
 def main() -> int:
     """A table a case."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dynamo", metavar="PYTHON", help="of an environment with ai-dynamo")
+    for peer in PEERS:
+        parser.add_argument(f"--{peer.lower()}", metavar="PYTHON", help=f"that can import {peer}")
     parser.add_argument("--leap", type=Path, metavar="FOLDER", help="the prototype's folder")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--case", action="append", help="the beginning of a name")
     parser.add_argument("--json", type=Path, help="write every run to this file too")
     options = parser.parse_args()
-    there, kept = players(options), {}
+    pythons = {peer: getattr(options, peer.lower()) for peer in PEERS}
+    there, kept = players(pythons, options.leap), {}
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_trace(folder / "trace.jsonl", options.requests)
         for title, case in CASES.items():
             if options.case and not title.startswith(tuple(options.case)):
                 continue
-            written = asdict(case) | {"leap": str(options.leap)}
-            (folder / "case.json").write_text(json.dumps(written))
-            write_table(written, table_beside(folder / "trace.jsonl"))
+            case = replace(case, leap=str(options.leap))
+            write_table(asdict(case), table_beside(folder / "trace.jsonl"))
             playing = [player for player in there if case.commands or not player.command]
-            runs: dict[str, list[dict[str, float]]] = {player.name: [] for player in playing}
+            firsts = {p.name: first_tokens(p, case, folder) for p in playing if not p.command}
+            here = firsts["infersim"]
+            same = {peer: agreement(peer, here, ms) for peer, ms in firsts.items()}
+            runs: Runs = {player.name: [] for player in playing}
             for _ in range(options.turns):
                 for player in playing:
                     runs[player.name].append(play(player, case, folder))
             kept[title] = runs
-            table(title, runs, options.requests)
+            table(title, runs, same, options.requests)
     if options.json is not None:
         options.json.write_text(json.dumps(kept, indent=1) + "\n")
     return 0

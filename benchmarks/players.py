@@ -1,16 +1,18 @@
 """One run of one simulator on a trace file, in the interpreter that has it: `peers.py` starts this.
 
-    python benchmarks/players.py infersim|dynamo|leap CASE.json TRACE.jsonl
+    python benchmarks/players.py infersim|dynamo|vidur|leap CASE.json TRACE.jsonl
 
 CASE is what `peers.Case` writes; the last line printed is a JSON object: CPU seconds of importing
 (start_s), from the trace file to the results (work_s) and of the simulation alone (loop_s), and
-what was simulated. This file imports nothing of infersim's but where infersim plays, since the
-others live in environments of their own.
+what was simulated. The first token of each request goes to the file that the case names, if any.
+This file imports nothing of infersim's but where infersim plays: the others have environments of
+their own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,21 +30,32 @@ def rows_of(trace: Path) -> list[tuple[int, int, int]]:
 
 
 def outcome(
-    arrival_s: Sequence[float], first_s: Sequence[float], last_s: Sequence[float], out: list[int]
+    case: dict[str, Any],
+    arrival_s: Sequence[float],
+    first_s: Sequence[float],
+    last_s: Sequence[float],
+    out: list[int],
 ) -> dict[str, float]:
-    """What users of a simulator look at, from the times of each request."""
+    """What users of a simulator look at, from the times of each request, in order of arrival."""
     import numpy as np
 
     arrival, first, last = (np.asarray(times) for times in (arrival_s, first_s, last_s))
     tokens = np.asarray(out)
     several = tokens > 1
     ttft = first - arrival
+    keep(case, (1e3 * ttft).tolist())
     return {
         "ttft_ms": 1e3 * float(ttft.mean()),
         "ttft_p99_ms": 1e3 * float(np.percentile(ttft, 99)),
         "tpot_ms": 1e3 * float(((last - first)[several] / (tokens[several] - 1)).mean()),
         "tokens_per_s": float(tokens.sum() / (last.max() - arrival.min())),
     }
+
+
+def keep(case: dict[str, Any], ttft_ms: list[float]) -> None:
+    """Write when each request got its first token, if the case asks for it."""
+    if case["times"]:
+        Path(case["times"]).write_text(json.dumps(ttft_ms))
 
 
 def infersim(case: dict[str, Any], trace: Path) -> dict[str, Any]:
@@ -86,14 +99,16 @@ def infersim(case: dict[str, Any], trace: Path) -> dict[str, Any]:
     read = time.process_time()
     run = simulate(config, workload)
     end = time.process_time()
-    seconds = [run.requests[f"{name}_ps"] / 1e12 for name in ("arrival", "first_token", "finish")]
+    order = run.requests["arrival_ps"].argsort(kind="stable")
+    names = ("arrival_ps", "first_token_ps", "finish_ps", "output_tokens")
+    arrival, first, last, tokens = (run.requests[name][order] for name in names)
     return {
         "start_s": ready - start,
         "work_s": end - ready,
         "loop_s": end - read,
         "steps": run.effort.steps,
         "events": run.effort.events,
-        **outcome(*seconds, run.requests["output_tokens"].tolist()),
+        **outcome(case, arrival / 1e12, first / 1e12, last / 1e12, tokens.tolist()),
     }
 
 
@@ -130,7 +145,7 @@ def leap(case: dict[str, Any], trace: Path) -> dict[str, Any]:
         "loop_s": end - read,
         "steps": run.steps,
         "events": run.events,
-        **outcome(*([t / 1e9 for t in times] for times in (arrival, run.first, run.last)), out),
+        **outcome(case, *([t / 1e9 for t in ns] for ns in (arrival, run.first, run.last)), out),
     }
 
 
@@ -149,8 +164,13 @@ def dynamo(case: dict[str, Any], trace: Path) -> dict[str, Any]:
         replay_mode="offline",
         router_mode="round_robin",
         trace_block_size=case["trace_block"],
+        report_jsonl_path=case["times"],
     )
     worked_s = time.process_time() - ready
+    if case["times"]:
+        with Path(case["times"]).open() as lines:
+            served = sorted(map(json.loads, lines), key=lambda row: row["arrival_time_ms"])
+        keep(case, [row["ttft_ms"] for row in served])
     return {"start_s": ready - start, "work_s": worked_s, **told(report)}
 
 
@@ -198,7 +218,76 @@ def engine_arguments(case: dict[str, Any], table: Path) -> dict[str, Any]:
     }
 
 
-PLAYERS = {"infersim": infersim, "dynamo": dynamo, "leap": leap}
+def vidur(case: dict[str, Any], trace: Path) -> dict[str, Any]:
+    """Vidur with its Sarathi scheduler, metrics off, and the step time in place of its forests."""
+    start = time.process_time()
+    from vidur._native.entities import ExecutionTime
+    from vidur.config import config as options
+    from vidur.execution_time_predictor import (
+        BaseExecutionTimePredictor,
+        ExecutionTimePredictorRegistry,
+    )
+    from vidur.simulator import Simulator
+    from vidur.types import ExecutionTimePredictorType
+
+    class Linear(BaseExecutionTimePredictor):
+        def get_execution_time(self, batch: Any, pipeline_stage: int) -> Any:
+            tokens = sum(new for new in batch.num_q_tokens if new > 1)
+            held = sum(batch.num_kv_tokens) + 7.5 * len(batch.num_kv_tokens)
+            ns = case["base_ns"] + case["token_ns"] * tokens + case["context_ns"] * held
+            layers = self._num_layers_per_pipeline_stage
+            return ExecutionTime(layers, *[0.0] * 11, ns / 1e6 / layers, 0.0, 0.0)
+
+    Linear.__abstractmethods__ = frozenset()
+    kind = ExecutionTimePredictorType.LINEAR_REGRESSION
+    ExecutionTimePredictorRegistry.unregister(kind)
+    ExecutionTimePredictorRegistry.register(kind, Linear)
+    ready = time.process_time()
+    table = trace.with_name("vidur.csv")
+    lines = (f"0,{at / 1e9},{prompt},{answer}\n" for at, prompt, answer in rows_of(trace))
+    table.write_text("Date,Time,PromptTokenCount,CompletionTokenCount\n" + "".join(lines))
+    os.chdir(trace.parent)  # it writes where it stands
+    configured = options.SimulationConfig(
+        cluster_config=options.ClusterConfig(
+            num_replicas=case["workers"],
+            replica_config=options.ReplicaConfig(num_pipeline_stages=1, tensor_parallel_size=1),
+            cache_config=options.CacheConfig(
+                num_blocks=case["blocks"], watermark_blocks_fraction=0.0
+            ),
+            replica_scheduler_config=options.SarathiSchedulerConfig(
+                batch_size_cap=case["sequences"], chunk_size=case["budget"]
+            ),
+        ),
+        request_generator_config=options.TraceRequestGeneratorConfig(
+            trace_file=str(table),
+            date=0,
+            prefill_scale_factor=1,
+            time_scale_factor=1,
+            max_tokens=131_072,
+        ),
+        execution_time_predictor_config=options.LinearRegressionExecutionTimePredictorConfig(),
+        metrics_config=options.MetricsConfig(
+            write_metrics=False, enable_chrome_trace=False, store_plots=False
+        ),
+    )
+    simulator = Simulator(configured)
+    requests = [event._request for _, event in simulator._event_queue]
+    read = time.process_time()
+    simulator.run()
+    end = time.process_time()
+    requests.sort(key=lambda request: request.arrived_at)
+    names = ("arrived_at", "prefill_completed_at", "completed_at")
+    times = ([getattr(request, name) for request in requests] for name in names)
+    tokens = [int(request.num_decode_tokens) for request in requests]
+    return {
+        "start_s": ready - start,
+        "work_s": end - ready,
+        "loop_s": end - read,
+        **outcome(case, *times, tokens),
+    }
+
+
+PLAYERS = {"infersim": infersim, "dynamo": dynamo, "vidur": vidur, "leap": leap}
 
 if __name__ == "__main__":
     name, case_file, trace_file = sys.argv[1:]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sim.state.records import REQUEST_COLUMNS, SERIES_COLUMNS, CellRecords
+from ..sim.state.records import GRAMMAR_COLUMNS, REQUEST_COLUMNS, SERIES_COLUMNS, CellRecords
 from .files import replacing
 
 
@@ -19,7 +19,9 @@ def write_requests(path: Path, cells: Sequence[CellRecords]) -> None:
     Raises:
         OSError: the file could not be written; then there is none (or still the former one).
     """
-    _write(path, [(cell.name, cell.requests) for cell in cells], REQUEST_COLUMNS)
+    has_grammars = any(name in cell.requests for name in GRAMMAR_COLUMNS for cell in cells)
+    columns = REQUEST_COLUMNS | (GRAMMAR_COLUMNS if has_grammars else {})
+    _write(path, [(cell.name, cell.requests) for cell in cells], columns)
 
 
 def write_series(path: Path, cells: Sequence[CellRecords]) -> None:
@@ -53,7 +55,8 @@ def _write(
         pa.parquet.ParquetWriter(partial, schema, compression="zstd") as writer,
     ):
         for i, (_, arrays) in enumerate(parts):
-            index = np.full(len(arrays[fields[0].name]), i, dtype=np.int32)
+            none = np.full(len(arrays[fields[0].name]), -1)
+            index = np.full(len(none), i, dtype=np.int32)
             cell = pa.DictionaryArray.from_arrays(index, names)
-            rest = [pa.array(arrays[field.name], field.type) for field in fields]
+            rest = [pa.array(arrays.get(field.name, none), field.type) for field in fields]
             writer.write_table(pa.table([cell, *rest], schema=schema))

@@ -81,6 +81,8 @@ class Assembly(NamedTuple):
         notes += _full_hosts(played.totals)
         if getattr(scenario.workload, "adapters", 0) and not all(p.prices_adapters for p in found):
             notes.append("step times: LoRA adapters cost nothing: no profile has a table of them")
+        if "compiled_grammars" in played.totals:
+            notes += _masks(found)
         return CellRecords(
             name=self.cell.name,
             params=self.cell.params,
@@ -105,6 +107,16 @@ def _idle_evictions(named: Choice | None, pools: Sequence[Pool]) -> list[str]:
         f"{named.name} evicts nothing in pool {pool.spec.name}: it has no prefix cache"
         for pool in pools
         if named is not None and not pool.spec.engine.enable_prefix_caching
+    ]
+
+
+def _masks(found: Sequence[Pool]) -> list[str]:
+    """What the reader must know where answers follow grammars."""
+    fills = sorted({pool.spec.overheads.bitmask_fill_s for pool in found})
+    times = " or ".join(f"{seconds * 1e6:g} µs" for seconds in fills)
+    return [
+        f"structured output: filling a mask takes the host {times} (overheads.bitmask_fill_s), "
+        "which depends on grammar and library and is not measured here"
     ]
 
 

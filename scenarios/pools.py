@@ -110,6 +110,7 @@ class Pool:
                 max_loras=engine.max_loras,
                 encoder_budget=engine.encoder_budget,
                 encoder_cache_size=engine.encoder_cache_size,
+                grammars_apart=not isinstance(engine, EngineSpec),
             ),
             cost=self.cost,
             make_scheduler=lambda: self._scheduler(policies),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from ..sim.cost.profile import PROFILE, Profile, load
 from ..sim.cost.roofline import Roofline
 from ..sim.cost.specs import GpuSpec, ModelSpec, Parallelism
 from ..sim.cost.tables import TableCost
+from .schema.engine import EngineSpec
 from .schema.pool import PoolSpec
+
+VLLM_MASK_THREADS = 8  #: v1/structured_output/__init__.py, on hosts of 16 cores and more
 
 
 def folder_of(name: str, folders: Sequence[Path]) -> Path:
@@ -63,15 +67,19 @@ def cost_of(
         InputError: the profile is of another model, format, GPU or split.
     """
     split = Parallelism(spec.tp, spec.pp, spec.dp, spec.expert_parallel)
+    overheads = spec.overheads
+    if not overheads.bitmask_threads:
+        threads = VLLM_MASK_THREADS if isinstance(spec.engine, EngineSpec) else 1
+        overheads = replace(overheads, bitmask_threads=threads)
     if profile is None:
-        return Roofline(model, gpu, split, spec.dtype, spec.kv_dtype, spec.overheads)
+        return Roofline(model, gpu, split, spec.dtype, spec.kv_dtype, overheads)
     _check(spec, model, gpu, profile)
     return TableCost(
         profile,
         model,
         gpu,
         split,
-        spec.overheads,
+        overheads,
         async_scheduling=spec.engine.async_scheduling,
         factors=factors,
     )

@@ -31,6 +31,7 @@ from .style import (
 #: of a request's time, in order; `Window.split_s` has those that there are
 PARTS = {
     "encode": PALETTE[3],
+    "grammar": PALETTE[5],
     "queue": PALETTE[1],
     "prefill": PALETTE[2],
     "transfer": PALETTE[4],
@@ -144,7 +145,7 @@ def _title(metric: str, curves: list[tuple[Line, Floats]], focus: int) -> str:
 def time_split(
     names: Sequence[str], summaries: Sequence[dict[str, Any]], focus: int
 ) -> Figure | None:
-    """Mean time on encoders, in queue, transfer, prefill and decode; None: nothing finished."""
+    """Mean time by part (`Window.split_s`); None: nothing finished."""
     rows = [i for i, m in enumerate(summaries) if m["e2e_s"]["mean"] is not None]
     if not rows:
         return None

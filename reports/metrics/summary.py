@@ -11,7 +11,7 @@ from .fairness import fairness
 from .goals import goals, usd_per_million_output_tokens
 from .hits import hits, misses
 from .saturation import saturation
-from .stats import distribution, finite, gap_distribution, ratio
+from .stats import distribution, finite, gap_distribution, ratio, seconds
 from .step_time import step_time
 from .window import Window
 
@@ -37,6 +37,7 @@ def summarize(cell: CellRecords) -> dict[str, Any]:
         **hits(window),
         **misses(window),
         **_latencies(cell, window),
+        **_structured(cell, window),
         "fairness": fairness(window),
         **_throughput(cell, window),
         **goals(cell, window),
@@ -80,6 +81,23 @@ def _latencies(cell: CellRecords, window: Window) -> dict[str, Any]:
             part: float(values.mean()) if len(values) else None
             for part, values in window.split_s().items()
         },
+    }
+
+
+def _structured(cell: CellRecords, window: Window) -> dict[str, Any]:
+    """Requests with a grammar, and how long they waited for it; nothing where there are none."""
+    if "grammar_ps" not in window.columns:
+        return {}
+    waits = window.columns["grammar_ps"]
+    waits_s = seconds(waits[waits >= 0])
+    return {
+        "structured": {
+            "requests": len(waits_s),
+            "share": ratio(len(waits_s), len(waits)),
+            "waited": int((waits > 0).sum()),
+            "grammar_s": distribution(waits_s),
+            "compiled_grammars": cell.totals.get("compiled_grammars", 0),
+        }
     }
 
 

@@ -61,19 +61,24 @@ class Window:
         return amount / self.duration_s if self.duration_s else 0.0
 
     def split_s(self) -> dict[str, Floats]:
-        """Where each finished request's time went: encode, queue, prefill, transfer, decode.
+        """Finished requests by where their time went: encode, grammar, queue, prefill, …, decode.
 
-        Encode, where there is any: until all embeddings of its images came from encoders. Prefill
-        is all from first scheduling to first token but the transfer of its KV: chunks, waits
-        between them and, where prefill and decode are split, the wait for the decode side.
+        Encode, where there is any: until all embeddings of its images came from encoders. Grammar,
+        likewise: until its grammar was compiled where its prompt is computed. Prefill is all from
+        first scheduling to first token but the transfer of its KV: chunks, waits between them and,
+        where prefill and decode are split, the wait for the decode side.
         """
         before = self.between_s("arrival_ps", "scheduled_ps")
         encode = np.minimum(seconds(self.done("encode_ps").clip(0)), before)
+        grammar = np.zeros(len(before))
+        if "grammar_ps" in self.columns:
+            grammar = np.minimum(seconds(self.done("grammar_ps").clip(0)), before - encode)
         first = self.between_s("scheduled_ps", "first_token_ps")
         transfer = np.minimum(seconds(self.done("transfer_ps").clip(0)), first)
         return {
             **({"encode": encode} if encode.any() else {}),
-            "queue": before - encode,
+            **({"grammar": grammar} if grammar.any() else {}),
+            "queue": before - encode - grammar,
             "prefill": first - transfer,
             "transfer": transfer,
             "decode": self.between_s("first_token_ps", "finish_ps"),

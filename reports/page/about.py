@@ -22,6 +22,8 @@ DEFINITIONS = {
     "queue": "first scheduling − arrival.",
     "encode, in bars and tables": "arrival of the last embedding − arrival, where images go to "
     "encoders; it is no part of the queue there.",
+    "grammar, in bars and tables": "until the grammar of its answer was compiled, where it had not "
+    "been; it is no part of the queue there.",
     "prefill, in bars and tables": "first token − first scheduling, without the KV transfer: it "
     "holds the waits between chunks and, in a prefill/decode split, for the decode side.",
     "hit rate": "prompt tokens found in the replica's own prefix cache / prompt tokens, over "
@@ -143,6 +145,8 @@ def definitions(page: Context) -> Html:
     encodes = any("encode" in metrics["time_split_s"] for metrics in page.summaries)
     hidden = set() if goals else {"goodput", "SLO met"}
     hidden |= set() if encodes else {"encode, in bars and tables"}
+    compiles = any("grammar" in metrics["time_split_s"] for metrics in page.summaries)
+    hidden |= set() if compiles else {"grammar, in bars and tables"}
     shown = {name: meaning for name, meaning in DEFINITIONS.items() if name not in hidden}
     parts = [tag("div", tag("dt", name), tag("dd", meaning)) for name, meaning in shown.items()]
     return tag("dl", *parts, class_="definitions")

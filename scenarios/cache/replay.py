@@ -8,13 +8,14 @@ cache is full, except that a block which is cached already (behind a gap) keeps 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from math import inf
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from ...policies.errors import InputError
-from ...policies.eviction.base import Eviction, hook
+from ...policies.eviction.base import Eviction, Key, hook
 from ...policies.types import CachedBlock, Request
 from ...sim.state.kv.idle import IdleOrder
 from ...sim.state.kv.queued import QueuedOrder
@@ -125,41 +126,50 @@ class ReplayCache:
     def serve(self, request: Request, blocks: Blocks | Sequence[int]) -> int:
         """Look *blocks* up at the request's arrival, insert the misses, return the hits."""
         cached, order, policy, now = self._cached, self._order, self._policy, request.arrival_ps
-        hits, whole = 0, True
-        used, length, size = self._references, len(blocks), self._block_size
+        length, size, important = len(blocks), self._block_size, -request.priority
+        hits = self._hit(request, blocks, length)
+        used = self._references + hits
         self._references += length
-        important = -request.priority
-        for position, block in enumerate(blocks):
-            unit = cached.get(block)
+        for position, block in enumerate(islice(blocks, hits, None), hits):
             used += 1
-            if unit is None:
-                whole = False
-                inserted = self._insertions
-                unit = _unit(
-                    CachedBlock,
-                    (block, position, 1, 0, inserted, used, important, length, size, 0),
-                )
-                if len(cached) >= self._capacity and not self._make_room(unit, request):
-                    continue
-                self._insertions += 1
-                if self._on_insert is not None:
-                    self._on_insert(unit, request)
-            elif whole:
-                hits += 1
-                order.remove(block)
-                _, _, _, known, inserted, _, most, reach, _, _ = unit
-                most = important if important > most else most
-                reach = length if length > reach else reach
-                unit = _unit(
-                    CachedBlock,
-                    (block, position, 1, known + 1, inserted, used, most, reach, size, 0),
-                )
-                if self._on_hit is not None:
-                    self._on_hit(unit, request)
-            else:
+            if block in cached:
                 continue
+            late = (used, important, length, size, 0)
+            unit = _unit(CachedBlock, (block, position, 1, 0, self._insertions, *late))
+            if len(cached) >= self._capacity and not self._make_room(unit, request):
+                continue
+            self._insertions += 1
+            if self._on_insert is not None:
+                self._on_insert(unit, request)
             cached[block] = unit
             order.put(block, policy.key(unit, request, now))
+        return hits
+
+    def _hit(self, request: Request, blocks: Iterable[int], length: int) -> int:
+        """Rank anew what is cached of *blocks* before the first that is not; how many they are."""
+        cached, rank, on_hit, now = self._cached, self._policy.key, self._on_hit, request.arrival_ps
+        important, used, size = -request.priority, self._references, self._block_size
+        keys: dict[int, Key] = {}
+        hits = 0
+        for block in blocks:
+            unit = cached.get(block)
+            if unit is None:
+                break
+            _, _, _, known, inserted, _, most, reach, _, _ = unit
+            late = (
+                used + hits + 1,
+                important if important > most else most,
+                length if length > reach else reach,
+            )
+            unit = _unit(CachedBlock, (block, hits, 1, known + 1, inserted, *late, size, 0))
+            if on_hit is not None:
+                on_hit(unit, request)
+            cached[block] = unit
+            keys.pop(block, None)  # a prompt can say a block twice: its last place counts
+            keys[block] = rank(unit, request, now)
+            hits += 1
+        self._order.remove_all(keys)
+        self._order.add(keys, keys.values())
         return hits
 
     def _make_room(self, unit: CachedBlock, request: Request) -> bool:

@@ -14,6 +14,7 @@ from ...sim.state.session import Call, CallResult, Session, Sleep
 from ...sim.state.streams import Streams
 from .built import BuiltWorkload, picoseconds
 from .distributions import Distribution, Geometric, Lognormal, fixed, tokens
+from .grammars import Grammars, structured
 from .population import PopulationSpec
 from .texts import SharedText
 
@@ -43,6 +44,9 @@ class ChatSpec(PopulationSpec):
     max_tokens: Annotated[int, Field(ge=1, le=10**8)] | None = Field(
         default=None, description="cap that clients send; what the context has room for if left out"
     )
+    grammars: Grammars | None = Field(
+        default=None, description="which answers follow a grammar (structured output)"
+    )
 
     def build(
         self,
@@ -65,7 +69,8 @@ class ChatSpec(PopulationSpec):
         expected = None
         if self.sessions is not None:
             expected = round(self.sessions * max(self.turns.expected(), 1))
-        return BuiltWorkload(self.starts(streams, folders, session), True, expected)
+        built = BuiltWorkload(self.starts(streams, folders, session), True, expected)
+        return structured(built, self.grammars, streams, contents)
 
 
 def _conversation(

@@ -18,6 +18,7 @@ from ..schema.base import Spec
 from .arrivals import Arrivals
 from .built import BuiltWorkload, picoseconds
 from .distributions import Distribution, fixed, tokens
+from .grammars import Grammars, Structured
 from .lengths import pairs
 from .population import limited
 from .shorthand import Count, Positive, Tokens, found
@@ -81,6 +82,9 @@ class OpenLoopSpec(Spec):
     priority: Distribution = Field(
         default=fixed(0), description="rounded; smaller is served first where a policy looks"
     )
+    grammars: Grammars | None = Field(
+        default=None, description="which answers follow a grammar (structured output)"
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> OpenLoopSpec:
@@ -119,6 +123,8 @@ class Requests:
         self._spec, self._contents = spec, contents
         names = "lengths system examples documents images adapters priority"
         self._rng = {name: streams.get("open-loop", name) for name in names.split()}
+        grammars = spec.grammars
+        self._structured = Structured(grammars, streams, contents) if grammars is not None else None
         self._sizes = {
             name: [tokens(shared.tokens, rng) for _ in range(shared.count)]
             for name in ("system", "examples", "documents", "images")
@@ -142,7 +148,7 @@ class Requests:
         question, answer = self._lengths()
         prompt.append(Segment(self._contents.id("question", number), 0, question, "user"))
         adapter = int(rng["adapters"].integers(spec.adapters)) if spec.adapters else None
-        return Call(
+        call = Call(
             prompt=tuple(prompt),
             output_tokens=answer,
             output_content=self._contents.id("answer", number),
@@ -154,6 +160,7 @@ class Requests:
             salt=tenant if spec.salt_by_tenant else "",
             items=items,
         )
+        return call if self._structured is None else self._structured.call(call)
 
     def _lengths(self) -> tuple[int, int]:
         spec, rng = self._spec, self._rng["lengths"]

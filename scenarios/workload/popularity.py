@@ -27,5 +27,9 @@ class Popularity(Spec):
 
     def pick(self, rng: np.random.Generator) -> int:
         """The index of one of them, from 0."""
+        return self.at(rng.random())
+
+    def at(self, draw: float) -> int:
+        """The index that a number from 0 to 1 stands for."""
         cumulative = self._cumulative
-        return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+        return int(np.searchsorted(cumulative, draw * cumulative[-1], side="right"))

@@ -22,6 +22,7 @@ from .arrivals import Arrivals
 from .built import BuiltWorkload
 from .chat import ChatSpec
 from .distributions import Distribution
+from .grammars import Grammars, structured
 from .open_loop import OpenLoopSpec
 from .population import check_population
 from .replay import Replay
@@ -104,6 +105,10 @@ class TraceSpec(Spec):
     fallback: Fallback | None = Field(
         default=None, description="a generated workload to run when the file is absent"
     )
+    grammars: Grammars | None = Field(
+        default=None,
+        description="which answers follow a grammar; not those of the fallback",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TraceSpec:
@@ -134,7 +139,8 @@ class TraceSpec(Spec):
         trace = _loaded(path, state.st_mtime_ns, state.st_size, self.format, self._options())
         self._check_limit(trace)
         self._check_times(trace)
-        return Replay(self, trace, streams, contents, folders).built()
+        built = Replay(self, trace, streams, contents, folders).built()
+        return structured(built, self.grammars, streams, contents)
 
     def _options(self) -> Options:
         return Options(

@@ -16,6 +16,7 @@ from ...sim.state.session import Call, CallResult, Effect, Session, Sleep, Toget
 from ...sim.state.streams import Streams
 from .built import BuiltWorkload, picoseconds
 from .distributions import Distribution, Lognormal, fixed, tokens
+from .grammars import Grammars, structured
 from .popularity import Popularity
 from .population import PopulationSpec
 from .shorthand import Share
@@ -77,6 +78,9 @@ class WorkflowSpec(PopulationSpec):
     max_tokens: Annotated[int, Field(ge=1, le=10**8)] | None = Field(
         default=None, description="cap that clients send; what the context has room for if left out"
     )
+    grammars: Grammars | None = Field(
+        default=None, description="which answers follow a grammar (structured output)"
+    )
     announce_steps: bool = Field(
         default=True, description="frontends tell the server who runs when (`workflow-aware`)"
     )
@@ -115,7 +119,8 @@ class WorkflowSpec(PopulationSpec):
         if self.sessions is not None:
             calls = sum(map(len, self.stages())) * max(self.rounds.expected(), 1)
             expected = round(self.sessions * calls)
-        return BuiltWorkload(self.starts(streams, folders, frontend.session), True, expected)
+        built = BuiltWorkload(self.starts(streams, folders, frontend.session), True, expected)
+        return structured(built, self.grammars, streams, contents)
 
 
 class _Frontend:

@@ -2,9 +2,10 @@
 
 The labelled last resort where nothing was measured. What it counts: the matrix products, attention
 over the context (linear in decode, causal in prefill), element-wise work, the LM head on the rows
-that sample, the vision tower, all-reduce of tensor parallelism, hops of pipeline parallelism, and
-masks of structured output, fixed overheads. What it does not: padding to CUDA-graph sizes, wave quantisation, expert imbalance,
-overlap of anything with anything. A duration is the latency through all pipeline stages.
+that sample, the vision tower, all-reduce of tensor parallelism, hops of pipeline parallelism, masks
+of structured output, and fixed overheads. What it does not: padding to CUDA-graph sizes, wave
+quantisation, expert imbalance, overlap of anything with anything, but for the host's filling masks
+while the GPU computes (vLLM, SGLang). A duration is the latency through all pipeline stages.
 """
 
 from __future__ import annotations

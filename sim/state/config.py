@@ -47,6 +47,8 @@ class EngineLimits:
         lookahead_tokens: KV slots that the drafter itself needs (EAGLE: num_spec_tokens).
         encoder_budget: encoder tokens computed per step; 0: no limit.
         encoder_cache_size: encoder outputs kept, in tokens; 0: no limit.
+        grammars_apart: requests join the line when their grammar is compiled (SGLang), and do not
+            wait for it in the line (vLLM).
         fail_on_load_error: a request whose KV fails to load ends in error instead of recomputing.
     """
 
@@ -64,6 +66,7 @@ class EngineLimits:
     encoder_budget: int = 0
     encoder_cache_size: int = 0
     fail_on_load_error: bool = False
+    grammars_apart: bool = False
 
     def __post_init__(self) -> None:
         for name in (

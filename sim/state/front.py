@@ -13,6 +13,7 @@ from ...policies.types import Picoseconds, ReplicaId, Request, Routable
 from .config import ClusterConfig, PoolConfig
 from .content import Chain, Chains
 from .encoding import CarryEmbeddings, Encoder, Encodings
+from .grammars import Grammars
 from .journal import Journal, RequestRecord
 from .misses import MissExplainer
 from .offload import OffloadConnector
@@ -71,7 +72,7 @@ class Front(Generic[S]):
     Args:
         carry: moves the KV of split requests.
         on_answer: called when a request has ended, before its client hears of it.
-        later: calls back during steps; None where the host cannot, and no transfer overlaps.
+        later: calls back during steps; None: it cannot, and takes no overlap and no grammars.
         carry_embeddings: moves the embeddings of images, and needs *later*; None where the host
             has no encoders.
     """
@@ -117,6 +118,8 @@ class Front(Generic[S]):
         self._pool_of: list[PoolConfig] = []
         self.roles = Roles(config.disaggregation)
         self._splitter.released = self._over
+        self._grammars = Grammars(self.servers.__getitem__, lambda: clock.now_ps, later)
+        self._splitter.serve = self._grammars.serve
         self._answers: dict[int, Answer] = {}
         self._candidates: Seq[ReplicaId] = ()
         self._live: list[Routable] = []
@@ -184,7 +187,7 @@ class Front(Generic[S]):
                 return
             seq = Sequence(request, call.output_tokens, chain, pool.limits.max_model_len)
             seq.record = record
-            self.servers[placement.prefill].submit(seq)
+            self._grammars.serve(placement.prefill, seq)
 
         if placement.encode:
             assert self._encodings is not None
@@ -273,7 +276,7 @@ class Front(Generic[S]):
 
     @property
     def travel_totals(self) -> dict[str, int]:
-        """Totals of a run with encoders, failing transfers or changing roles; nothing without."""
+        """Totals of a run with encoders, grammars, failing transfers or changing roles."""
         totals, link = {}, self.config.kv_link
         if link is not None and link.failure:
             totals["failed_transfers"] = self._splitter.failed_transfers
@@ -285,12 +288,15 @@ class Front(Generic[S]):
             totals["encoder_hit_tokens"] = sum(replica.hit_tokens for replica in replicas)
         if self._encodings is not None and self._encodings.failed_transfers:
             totals["failed_embeddings"] = self._encodings.failed_transfers
+        if self._grammars.compiled:
+            totals["compiled_grammars"] = self._grammars.compiled
         return totals
 
     @property
-    def encoding(self) -> bool:
-        """Whether prompts wait for embeddings."""
-        return self._encodings is not None and self._encodings.open > 0
+    def preparing(self) -> bool:
+        """Whether prompts wait for embeddings or grammars, and stand in no replica's line."""
+        encoding = self._encodings is not None and self._encodings.open > 0
+        return encoding or self._grammars.apart > 0
 
     @property
     def open_requests(self) -> int:

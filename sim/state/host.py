@@ -74,7 +74,7 @@ class Host(Generic[S]):
     ) -> None:
         self._alarm, self._front, self._arrivals = clock, front, arrivals
         self._limits, self._start = limits, start
-        self._sampler = Sampler(clock, front.servers, front.journal, lambda: front.encoding)
+        self._sampler = Sampler(clock, front.servers, front.journal, lambda: front.preparing)
         self._age, self._reporting = front.config.signal_age_ps, False
         self._arrival: Arrival | None = None
 
@@ -181,9 +181,7 @@ class Host(Generic[S]):
             **swapped(server.replica.swap for server in servers),
             **time_by_grade(one.ledger for one in busy),
         }
-        return Played(
-            journal.requests.arrays(sort_by=0), journal.series.arrays(), front.gaps, totals
-        )
+        return Played(journal.request_arrays(), journal.series.arrays(), front.gaps, totals)
 
 
 def _nobody_waits(result: CallResult) -> None:

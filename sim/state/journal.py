@@ -6,9 +6,11 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import Any, Protocol
 
+import numpy as np
+
 from ...policies.types import PS_PER_S, Picoseconds, Request
 from .misses import Misses
-from .records import REQUEST_COLUMNS, SERIES_COLUMNS, Columns
+from .records import GRAMMAR_COLUMNS, REQUEST_COLUMNS, SERIES_COLUMNS, Columns
 from .replica import Replica
 from .sequence import Sequence
 from .ties import SAMPLE
@@ -49,6 +51,7 @@ class RequestRecord:
         "arrival_ps",
         "embedding_bytes",
         "encode_ps",
+        "grammar_ps",
         "hit_tokens",
         "misses",
         "preemptions",
@@ -63,7 +66,7 @@ class RequestRecord:
 
     def __init__(self, arrival_ps: Picoseconds) -> None:
         self.arrival_ps = arrival_ps
-        self.prefill_replica = self.scheduled_ps = -1
+        self.prefill_replica = self.scheduled_ps = self.grammar_ps = -1
         self.misses = NO_MISSES
         self.hit_tokens = self.remote_tokens = 0
         self.preemptions = self.recomputed = self.swapped_bytes = 0
@@ -79,6 +82,7 @@ class Journal:
         self.series = Columns(SERIES_COLUMNS)
         self.arrived = self.finished = self.failed = 0
         self.preemptions = 0
+        self._grammar_ps: dict[int, Picoseconds] = {}  # by request id, of those with a grammar
 
     def refused(self, request: Request, now: Picoseconds, reason: str) -> None:
         """A request was never served."""
@@ -103,6 +107,8 @@ class Journal:
         output_tokens: int,
     ) -> None:
         misses = record.misses
+        if request.grammar is not None:
+            self._grammar_ps[request.id] = record.grammar_ps
         self.preemptions += record.preemptions
         self.requests.append(
             request.id,
@@ -135,12 +141,22 @@ class Journal:
             record.encode_ps,
         )
 
+    def request_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The columns of requests, in the order of their ids."""
+        found = self.requests.arrays(sort_by=0)
+        if self._grammar_ps:
+            of = self._grammar_ps
+            for name, dtype in GRAMMAR_COLUMNS.items():
+                waits = [of.get(number, -1) for number in found["request_id"].tolist()]
+                found[name] = np.array(waits, dtype=dtype)
+        return found
+
 
 class Sampler:
     """Reads every replica at equal intervals; halves its rate when it has too many samples.
 
     Args:
-        encoding: whether prompts wait for embeddings, so that no replica has them.
+        preparing: whether prompts wait for embeddings or grammars, so that no replica has them.
     """
 
     def __init__(
@@ -148,10 +164,10 @@ class Sampler:
         clock: Timer,
         servers: Seq[Sampled],
         journal: Journal,
-        encoding: Callable[[], bool] = lambda: False,
+        preparing: Callable[[], bool] = lambda: False,
     ) -> None:
         self._clock, self._servers, self._journal = clock, servers, journal
-        self._encoding = encoding
+        self._preparing = preparing
         self._interval_ps: Picoseconds = PS_PER_S // 8
         self._samples = 0
         self._awake = False
@@ -168,7 +184,7 @@ class Sampler:
 
     def _sample(self, callback: object) -> None:
         series, now = self._journal.series, self._clock.now_ps
-        busy = self._encoding()
+        busy = self._preparing()
         for server in self._servers:
             replica = server.replica
             held, idle = server.kv_now()

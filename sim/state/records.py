@@ -55,6 +55,11 @@ REQUEST_COLUMNS: dict[str, str] = {
     "encode_ps": "int64",  # time from its arrival to that of its encoders' outputs at the prefill
 }
 
+#: the same, only where requests of the run have a grammar
+GRAMMAR_COLUMNS: dict[str, str] = {
+    "grammar_ps": "int64",  # time that it waited for its grammar where its prompt is computed
+}
+
 #: series.parquet: one row a sample and replica
 SERIES_COLUMNS: dict[str, str] = {
     "t_ps": "int64",
@@ -176,7 +181,7 @@ class CellRecords:
     Attributes:
         name: unique in the run, e.g. "eviction=lru routing=session-sticky".
         params: the compared keys and this cell's values, in order.
-        requests: `REQUEST_COLUMNS`, ordered by request_id.
+        requests: `REQUEST_COLUMNS`, ordered by request_id; `GRAMMAR_COLUMNS` where there are any.
         series: `SERIES_COLUMNS`.
         itl: gaps between tokens.
         totals: exact counters: steps, preemptions, evicted_blocks, simulated_ps, busy_ps (summed

@@ -20,7 +20,16 @@ from .plan import Chunk, StepPlan
 from .queue import WaitingQueue
 from .records import GapHistogram
 from .rectangle import Rectangle
-from .sequence import FINISHED, LOADING, PREEMPTED, RUNNING, SWAPPED, WAITING, Sequence
+from .sequence import (
+    COMPILING,
+    FINISHED,
+    LOADING,
+    PREEMPTED,
+    RUNNING,
+    SWAPPED,
+    WAITING,
+    Sequence,
+)
 from .step import UNLIMITED
 from .steps import ReplicaSteps
 from .swap import SwapSpace
@@ -138,8 +147,8 @@ class Replica(View):
 
     @property
     def expects_news(self) -> bool:
-        """Whether KV is on its way, here or from here, that what waits may be waiting for."""
-        return bool(self.sending) or self.arriving_count > 0
+        """Whether something is to come that what waits may be waiting for: KV, or a grammar."""
+        return self.compiling > 0 or bool(self.sending) or self.arriving_count > 0
 
     @property
     def arriving_count(self) -> int:
@@ -182,6 +191,17 @@ class Replica(View):
         """A request arrives."""
         seq.replica = self
         self.waiting.add(seq)
+
+    def await_grammar(self, seq: Sequence) -> None:
+        """The request that arrives next is passed over until its grammar is compiled."""
+        seq.status = COMPILING
+        self.compiling += 1
+
+    def grammar_ready(self, seq: Sequence) -> None:
+        """The grammar of *seq* is compiled."""
+        if seq.status is COMPILING:  # else its client went away
+            seq.status = WAITING
+            self.compiling -= 1
 
     def trace(self, log: ReplicaSteps) -> None:
         """Log every step from here on; the host must not leap."""
@@ -298,6 +318,7 @@ class Replica(View):
             self.explicit.pop(seq, None)
         else:
             self.leave_line(seq)
+            self.compiling -= seq.status is COMPILING
         loading = seq.status is LOADING and seq not in self._received
         self._received.pop(seq, None)
         self._close(seq, keep_blocks=loading)

@@ -18,10 +18,11 @@ class Status(IntEnum):
     PREEMPTED = 3
     FINISHED = 4
     SWAPPED = 5  # preempted, with its KV in host memory
+    COMPILING = 6  # in line, and its grammar is not compiled yet
 
 
 # looking a member up in its enum takes as long as all the rest of asking for a status
-WAITING, LOADING, RUNNING, PREEMPTED, FINISHED, SWAPPED = Status
+WAITING, LOADING, RUNNING, PREEMPTED, FINISHED, SWAPPED, COMPILING = Status
 
 
 class Sequence:
@@ -47,6 +48,7 @@ class Sequence:
         blocks: KV blocks held; `committed` of them, from the first, are in the prefix index.
         inserted: blocks that it put in a radix tree since it was admitted.
         table: block ids (block pool) · `node`: leaf of its path (extent pool).
+        keys: size and identities of its blocks, as far as they were asked for (block pool).
         promised_blocks: KV blocks that it may ever need, if it was promised them; else 0.
         held: it has taken them all and does not grow.
         run_number: order of admission to the batch, for ties.
@@ -81,6 +83,7 @@ class Sequence:
         "is_chunk",
         "items",
         "joined",
+        "keys",
         "known",
         "last_token",
         "last_token_ps",
@@ -126,6 +129,7 @@ class Sequence:
         self.blocks = self.committed = self.inserted = self.promised_blocks = 0
         self.hit_tokens = self.external_tokens = self.entry_blocks = 0
         self.node: Any = None
+        self.keys: tuple[int, list[int]] | None = None
         self.base: int | None = None
         self.joined = self.fin = self.run_number = -1
         self.preempted_ps = self.scheduled_ps = self.first_token_ps = self.last_token_ps = -1

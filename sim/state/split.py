@@ -116,6 +116,8 @@ class Splitter:
         self.flows: dict[int, _Flow] = {}
         #: told of each replica whose half of a split request, the prefill, needs it no more
         self.released: Callable[[ReplicaId], None] = lambda replica: None
+        #: how a half reaches its replica
+        self.serve: Callable[[ReplicaId, Sequence], None] = lambda i, seq: server(i).submit(seq)
         self.failed_transfers = 0
         self._server, self._now, self._carry, self._later = server, now, carry, later
         self._link, self._rng = link, rng
@@ -150,9 +152,9 @@ class Splitter:
             flow.retries = self._link.retries
         self.flows[request.id] = flow
         if placement.travel.push:
-            self._server(flow.decode).submit(target)
+            self.serve(flow.decode, target)
         else:
-            self._server(flow.prefill).submit(source)
+            self.serve(flow.prefill, source)
 
     # ---- what the replicas' connectors ask and say ----------------------------------------------
 
@@ -179,7 +181,7 @@ class Splitter:
         flow.transfer.size_bytes = (flow.blocks - flow.first) * flow.block_bytes
         self._taken[flow.decode] += 1
         if flow.travel.push:
-            self._server(flow.prefill).submit(flow.transfer.source)
+            self.serve(flow.prefill, flow.transfer.source)
         else:
             self._send_rest(flow)
 
@@ -192,7 +194,7 @@ class Splitter:
             return False
         flow.requested_ps, flow.prefilled = self._now(), True
         if not flow.travel.push:
-            self._server(flow.decode).submit(flow.target)
+            self.serve(flow.decode, flow.target)
         elif flow.sent < flow.blocks:
             self._send_rest(flow)
         elif not flow.moving:

@@ -11,7 +11,7 @@ from .connector import Remote
 from .kv.face import Hit
 from .plan import Admission, Chunk, StepPlan
 from .rectangle import Rectangle
-from .sequence import FINISHED, LOADING, RUNNING, SWAPPED, Sequence
+from .sequence import COMPILING, FINISHED, LOADING, RUNNING, SWAPPED, Sequence
 
 if TYPE_CHECKING:
     from .replica import Replica
@@ -202,7 +202,7 @@ class StepBuilder:
         """Whether a request of the line may be admitted; one that may not yet is put aside."""
         self._check_waiting(seq, "looked at")
         status = seq.status
-        if status is LOADING and not self.replica.loaded(seq):
+        if status is COMPILING or (status is LOADING and not self.replica.loaded(seq)):
             self.put_aside(seq)
         elif seq.stale or (status is SWAPPED and self._just_swapped(seq)):
             self.replica.unsettled = True

@@ -26,6 +26,7 @@ class View:
 
     __slots__ = (
         "aside",
+        "compiling",
         "deferred",
         "explicit",
         "holding",
@@ -48,6 +49,7 @@ class View:
         self.deferred: dict[Sequence, None] = {}  # put aside and not admitted since
         self.running: dict[Sequence, None] = {}
         self.explicit: dict[Sequence, None] = {}  # running, but not in the decode group
+        self.compiling = 0  #: waiting requests whose grammar is not compiled yet
         self.step_index = 0
 
     @property
@@ -72,10 +74,13 @@ class View:
 
     @property
     def line(self) -> Iterable[Sequence]:
-        """The waiting requests, in the order of the line."""
-        if not self.swapped:
-            return chain(self.holding, self.waiting)
-        return chain(self.holding, merge(self.swapped, self.waiting, key=self.rank))
+        """The waiting requests, in the order of the line, but for those without their grammar."""
+        found: Iterable[Sequence] = chain(self.holding, self.waiting)
+        if self.swapped:
+            found = chain(self.holding, merge(self.swapped, self.waiting, key=self.rank))
+        if self.compiling:
+            return (seq for seq in found if seq.status is not Status.COMPILING)
+        return found
 
     @property
     def head(self) -> Sequence | None:

@@ -22,7 +22,7 @@ from infersim.scenarios.choice import defaults
 from infersim.scenarios.schema.outline import scenario_schema
 from infersim.scenarios.schema.presets import PRESETS
 from infersim.scenarios.traces.formats import FORMATS
-from infersim.sim.state.records import REQUEST_COLUMNS, SERIES_COLUMNS
+from infersim.sim.state.records import GRAMMAR_COLUMNS, REQUEST_COLUMNS, SERIES_COLUMNS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -169,7 +169,8 @@ def names() -> Iterator[tuple[str, str]]:
     yield from ((name, "kind") for name in kinds())
     yield from ((name, "trace format") for name in FORMATS)
     yield from ((name, "scenario") for name in load.shipped())
-    yield from ((name, "column") for name in (*REQUEST_COLUMNS, *SERIES_COLUMNS))
+    columns = (*REQUEST_COLUMNS, *GRAMMAR_COLUMNS, *SERIES_COLUMNS)
+    yield from ((name, "column") for name in columns)
 
 
 @pytest.mark.parametrize(("name", "what"), sorted(set(names())))

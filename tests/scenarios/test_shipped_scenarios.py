@@ -33,6 +33,7 @@ EXPECTED = {
     "rag_shared_documents",
     "role_switching",
     "shared_system_prompt",
+    "structured_output",
     "swap_or_recompute",
     "tenants",
     "validate_vllm_4090",

@@ -13,6 +13,7 @@ from ....sim.state.content import Contents
 from ....sim.state.streams import Streams
 from ..built import BuiltWorkload
 from ..distributions import Distribution, Lognormal, fixed
+from ..grammars import Grammars, structured
 from ..population import PopulationSpec
 from ..shorthand import Few, Share, Tokens
 from .loop import Harness
@@ -76,6 +77,9 @@ class AgentSpec(PopulationSpec):
     max_tokens: Annotated[int, Field(ge=1, le=10**8)] | None = Field(
         default=None, description="cap that clients send; what the context has room for if left out"
     )
+    grammars: Grammars | None = Field(
+        default=None, description="which answers follow a grammar (structured output)"
+    )
     history: Literal["whole", "stripped"] = Field(
         default="whole",
         description="stripped: the chat template leaves reasoning out of later prompts",
@@ -124,12 +128,13 @@ class AgentSpec(PopulationSpec):
                 help="give window_tokens, or compaction: {enabled: false}",
             )
         harness = Harness(self, streams, contents, window)
-        return BuiltWorkload(
+        built = BuiltWorkload(
             self.starts(streams, folders, harness.session),
             True,
             None if self.sessions is None else round(self.sessions * self._calls()),
             {"cpu": self.cpu_slots},
         )
+        return structured(built, self.grammars, streams, contents)
 
     def _calls(self) -> float:
         """Model calls of a session, on average, compaction aside."""

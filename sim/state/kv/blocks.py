@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from itertools import groupby
+from itertools import groupby, islice, takewhile
 
 from ....policies.errors import InfersimError
 from ....policies.eviction.base import Eviction, hook
@@ -68,7 +67,7 @@ class BlockPool(HashChain):
         self._on_insert, self._on_hit, self._on_evict = (
             hook(eviction, name) for name in ("on_insert", "on_hit", "on_evict")
         )
-        self._by_hits = reads is not None and "hits" in reads
+        self._counts_hits = reads is None or "hits" in reads
         self._counts_use = reads is None or not reads.isdisjoint({"importance", "reach"})
         self._counts_media = reads is None or "media_tokens" in reads
         self._cached: Callable[[int], CachedBlock] = self._described
@@ -84,12 +83,24 @@ class BlockPool(HashChain):
         """The longest cached prefix of *seq* within its first *limit_tokens*. No side effects."""
         if not self.caching:
             return _NO_HIT
-        index, ref = self._index, self._ref
-        path: list[int] = []
-        keys = seq.chain.block_keys(0, limit_tokens // self.block_size, self.block_size)
-        with suppress(KeyError):
-            path.extend(map(index.__getitem__, keys))
+        ref = self._ref
+        blocks = limit_tokens // self.block_size
+        found = map(self._index.get, islice(self._keys(seq, blocks), blocks))
+        path = list(takewhile(bool, found))  # ids count from 1
         return Hit(len(path), [ref[block] for block in path].count(0), False, path)
+
+    def _keys(self, seq: Sequence, blocks: int) -> list[int]:
+        """Identities of at least the first *blocks* blocks, which the sequence keeps for the next.
+
+        Who looks for room asks again and again, and routers ask the pools of all replicas.
+        """
+        size = self.block_size
+        if seq.keys is None or seq.keys[0] != size:
+            seq.keys = (size, [])
+        keys = seq.keys[1]
+        if len(keys) < blocks:
+            keys += seq.chain.block_keys(len(keys), blocks, size)
+        return keys
 
     # ---- holding and letting go -----------------------------------------------------------------
 
@@ -103,24 +114,34 @@ class BlockPool(HashChain):
         seq.blocks = len(table)
 
     def _touch(self, seq: Sequence, hit: Hit) -> None:
-        ref, hits = self._ref, self._hits
+        ref = self._ref
         path: list[int] = hit.path
         self.free -= hit.idle
-        self._idle.remove_all([block for block in path if not ref[block]])
+        all_idle = hit.idle == len(path)
+        self._idle.remove_all(path if all_idle else [block for block in path if not ref[block]])
         for block in path:
             ref[block] += 1
-            hits[block] += 1
-        if self._by_hits and self._keeps_facts:
-            facts = self._facts
-            for block in path:
-                key, position, _, _, *rest = facts[block]
-                facts[block] = _unit(CachedBlock, (key, position, 1, hits[block], *rest))
+        if self._counts_hits:
+            self._count_hits(path)
         if self._on_hit is not None:
             on_hit, cached, request = self._on_hit, self._cached, seq.request
             for unit in map(cached, path):
                 on_hit(unit, request)
         seq.table.extend(path)
         seq.committed = hit.blocks
+
+    def _count_hits(self, path: list[int]) -> None:
+        """Note that these blocks were found once more."""
+        if not self._keeps_facts:
+            hits = self._hits
+            for block in path:
+                hits[block] += 1
+            return
+        facts = self._facts
+        for block in path:
+            key, position, _, found, inserted, used, importance, reach, size, media = facts[block]
+            late = (used, importance, reach, size, media)
+            facts[block] = _unit(CachedBlock, (key, position, 1, found + 1, inserted, *late))
 
     def _take(self, blocks: int) -> list[int]:
         """So many free blocks, those without KV first."""
@@ -164,24 +185,22 @@ class BlockPool(HashChain):
 
     def release(self, seq: Sequence) -> None:
         """Let go of everything, tail first."""
-        ref, keys = self._ref, self._key
+        ref = self._ref
         self._releases += 1
         if self._counts_use:
             self._count_use(seq)
-        blanks: list[int] = []
+        blanks = seq.table[seq.committed :]
         idle: list[int] = []
-        for block in reversed(seq.table):
-            ref[block] -= 1
-            if ref[block]:
-                continue
-            if keys[block] is None:
-                blanks.append(block)
-            else:
+        for block in reversed(seq.table[: seq.committed]):
+            holders = ref[block] = ref[block] - 1
+            if not holders:
                 idle.append(block)
+        for block in blanks:
+            ref[block] -= 1
         self.free += len(blanks) + len(idle)
         self._rank(idle, seq.request)
-        blanks.reverse()
         self._blank.extend(blanks)
+        seq.keys = None
         seq.table = []
         seq.blocks = seq.committed = 0
 
@@ -199,8 +218,8 @@ class BlockPool(HashChain):
         """Put what became idle into the order; one key for those that look alike to the policy."""
         rank, now, cached, idle = self._eviction.key, self.now, self._cached, self._idle
         if self._tells_apart:
-            idle.add(blocks, [rank(cached(block), request, now) for block in blocks])
-        elif self._by_hits:
+            idle.add(blocks, [rank(unit, request, now) for unit in map(cached, blocks)])
+        elif self._counts_hits:
             for _, run in groupby(blocks, self._hits.__getitem__):
                 alike = list(run)
                 idle.add_alike(alike, rank(cached(alike[0]), request, now))
@@ -209,9 +228,10 @@ class BlockPool(HashChain):
 
     def _described(self, block: int) -> CachedBlock:
         """All that the policy may know of a block now."""
-        key, position, blocks, _, inserted, *_, media_tokens = self._facts[block]
+        key, position, blocks, hits, inserted, *_, media_tokens = self._facts[block]
         late = (self._releases, self._importance[block], self._reach[block], self.block_size)
-        known = (key, position, blocks, self._hits[block], inserted, *late, media_tokens)
+        hits += self._hits[block]  # one of the two is never counted
+        known = (key, position, blocks, hits, inserted, *late, media_tokens)
         return _unit(CachedBlock, known)
 
     # ---- the prefix index -----------------------------------------------------------------------
@@ -222,13 +242,13 @@ class BlockPool(HashChain):
         if last <= first or not self.caching:
             return
         table, request = seq.table[first:last], seq.request
-        keys = seq.chain.block_keys(first, last, self.block_size)
-        index, key_of, hits = self._index, self._key, self._hits
+        keys = self._keys(seq, last)[first:last]
+        index, key_of = self._index, self._key
         for block, key in zip(table, keys, strict=True):
-            key_of[block], hits[block] = key, 0
+            key_of[block] = key
             if index.setdefault(key, block) != block:
                 self._twins.setdefault(key, []).append(block)
-        self._describe(seq, first, last)
+        self._describe(seq, first, keys)
         self._insertions += last - first
         if self._on_insert is not None:
             on_insert, cached = self._on_insert, self._cached
@@ -240,23 +260,22 @@ class BlockPool(HashChain):
         if self.filled is not None:
             self.filled.extend(zip(keys, table, strict=True))
 
-    def _describe(self, seq: Sequence, first: int, last: int) -> None:
-        """What a policy may want to know of new blocks *first*..*last*-1 of a request."""
-        table, keys, size = seq.table[first:last], self._key, self.block_size
+    def _describe(self, seq: Sequence, first: int, keys: list[int]) -> None:
+        """What a policy may want to know of a request's new blocks, from its *first* on."""
+        table, size = seq.table[first : first + len(keys)], self.block_size
         if self._counts_use:
             for block in table:
                 self._importance[block], self._reach[block] = -seq.request.priority, 0
         if not self._keeps_facts:
+            for block in table:
+                self._hits[block] = 0
             return
-        facts, media_tokens, number = self._facts, 0, self._insertions
-        for position, block in enumerate(table, first):
+        facts, number, media = self._facts, self._insertions, 0
+        for position, (block, key) in enumerate(zip(table, keys, strict=True), first):
             number += 1
             if self._counts_media:
-                media_tokens = seq.chain.media_tokens(position * size, (position + 1) * size)
-            facts[block] = _unit(
-                CachedBlock,
-                (keys[block], position, 1, 0, number, 0, 0, 0, size, media_tokens),
-            )
+                media = seq.chain.media_tokens(position * size, (position + 1) * size)
+            facts[block] = _unit(CachedBlock, (key, position, 1, 0, number, 0, 0, 0, size, media))
 
     def key_of(self, block: int) -> int | None:
         """What the index holds in *block*; None: nothing."""
@@ -264,14 +283,13 @@ class BlockPool(HashChain):
 
     def _unindex(self, blocks: list[int]) -> None:
         """Nobody finds these blocks any more."""
-        keys, index, log = self._key, self._index, self.evicted_keys
-        for block in blocks:
-            key = keys[block]
-            assert key is not None
-            if log is not None:
-                log.append(key)
-            keys[block] = None
-            if key in self._twins:
+        key_of, index, twins = self._key, self._index, self._twins
+        keys = [key_of[block] for block in blocks]
+        if self.evicted_keys is not None:
+            self.evicted_keys += keys
+        for block, key in zip(blocks, keys, strict=True):
+            key_of[block] = None
+            if key in twins:
                 self._untwin(block, key)
             else:
                 del index[key]

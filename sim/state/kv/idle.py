@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import chain, groupby, repeat
 from operator import itemgetter
@@ -67,9 +67,8 @@ class Runs(Generic[U]):
 
     def take(self) -> Entry[U]:
         """As `first`, and it is taken out; its unit is not live any more."""
-        live, others = self._live, self._others
+        live, others, run = self._live, self._others, self._run
         while True:
-            run = self._run
             if others and not (run and run[0] < others[0]):
                 run = self._go_on()
             entry = run.popleft()
@@ -128,22 +127,23 @@ class Idle(Generic[U]):
 
     def __init__(self) -> None:
         self._live: dict[U, Entry[U]] = {}
-        self._added = self._since = 0  # entries so far, and since the void ones were dropped
+        self._added = 0  # entries so far
+        self._lined = 0  # those in line, and void ones that surfaced since all were last dropped
 
     def __len__(self) -> int:
         return len(self._live)
 
-    def add(self, units: Sequence[U], keys: Iterable[Key]) -> None:
+    def add(self, units: Collection[U], keys: Iterable[Key]) -> None:
         """Different units became idle, in this order, each with its key."""
         entries = self._entries(units, keys)
         entries.sort()
         self._enter(entries)
 
-    def add_alike(self, units: Sequence[U], key: Key) -> None:
+    def add_alike(self, units: Collection[U], key: Key) -> None:
         """Different units became idle, in this order, all with one key."""
         self._enter(self._entries(units, repeat(key)))
 
-    def _entries(self, units: Sequence[U], keys: Iterable[Key]) -> list[Entry[U]]:
+    def _entries(self, units: Collection[U], keys: Iterable[Key]) -> list[Entry[U]]:
         first = self._added
         self._added += len(units)
         entries = list(zip(keys, range(first, self._added), units, strict=False))
@@ -156,11 +156,11 @@ class Idle(Generic[U]):
 
     def _tidy(self, more: int, runs: Iterable[Runs[U]]) -> None:
         """So many *more* entries have entered *runs*, which are all there are."""
-        self._since += more
-        if self._since > 2 * len(self._live) + 64:
+        self._lined += more
+        if self._lined > 2 * len(self._live) + 64:
             for some in runs:
                 some.compact()
-            self._since = len(self._live)
+            self._lined = len(self._live)
 
 
 class IdleOrder(Idle[U]):
@@ -222,12 +222,16 @@ class IdleOrder(Idle[U]):
 
     def pop(self, now: Picoseconds) -> U:
         """Take the unit that leaves first."""
-        self._turn(now)
+        if self._turns:
+            self._turn(now)
+        self._lined -= 1
         return self._runs.take()[2]
 
     def pop_all(self, units: int, now: Picoseconds) -> list[U]:
         """Take so many units, the first to leave first."""
-        self._turn(now)
+        if self._turns:
+            self._turn(now)
+        self._lined -= units
         return self._runs.take_all(units)
 
     def first(self) -> Key:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Any, TypeVar
 
 from ....policies.eviction.base import Key
+from ....policies.eviction.queues import QueuedEviction
 from ....policies.types import CachedBlock, Picoseconds
 from .idle import Entry, Idle, Runs
 
@@ -27,6 +28,7 @@ class QueuedOrder(Idle[U]):
 
     def __init__(self, eviction: Any, cached: Callable[[U], CachedBlock]) -> None:
         self._pick, self._spare, self._cached = eviction.pick, eviction.spare, cached
+        self._spares = getattr(self._spare, "__func__", None) is not QueuedEviction.spare
         super().__init__()
         self._queues: defaultdict[int, Runs[U]] = defaultdict(lambda: Runs(self._live))
         self.lengths: defaultdict[int, int] = defaultdict(int)
@@ -43,8 +45,7 @@ class QueuedOrder(Idle[U]):
         self.lengths[key[0]] += 1
 
     def _enter(self, entries: list[Entry[U]]) -> None:
-        for queue, group in groupby(entries, _queue_of):
-            some = list(group)
+        for queue, some in _by_queue(entries):
             self._queues[queue].add(some)
             self.lengths[queue] += len(some)
         self._tidy(len(entries), self._queues.values())
@@ -55,9 +56,10 @@ class QueuedOrder(Idle[U]):
 
     def remove_all(self, units: Iterable[U]) -> None:
         """Units are held again, or gone."""
-        live, lengths = self._live, self.lengths
-        for unit in units:
-            lengths[live.pop(unit)[0][0]] -= 1
+        live = self._live
+        queues = [live.pop(unit)[0][0] for unit in units]
+        for queue in set(queues):
+            self.lengths[queue] -= queues.count(queue)
 
     def head(self, queue: int) -> CachedBlock:
         """The unit of a queue that is not empty with the smallest key."""
@@ -74,18 +76,20 @@ class QueuedOrder(Idle[U]):
 
     def pop_all(self, units: int, on_evict: Callable[[CachedBlock], None] | None) -> list[U]:
         """Take so many, one after the other; *on_evict* hears of each before the next."""
-        pick, spare, cached = self._pick, self._spare, self._cached
-        queues, lengths = self._queues, self.lengths
+        pick, cached, queues, lengths = self._pick, self._cached, self._queues, self.lengths
+        spares, spare = self._spares, self._spare
         out: list[U] = []
+        self._lined -= units
         while len(out) < units:
             queue = pick(self)
             key, _, unit = queues[queue].take()
             lengths[queue] -= 1
             block = cached(unit)
-            again = spare(block, key)
-            if again is not None:
-                self._line_up(unit, again)
-                continue
+            if spares:
+                again = spare(block, key)
+                if again is not None:
+                    self._line_up(unit, again)
+                    continue
             if on_evict is not None:
                 on_evict(block)
             out.append(unit)
@@ -96,6 +100,10 @@ class QueuedOrder(Idle[U]):
         return [e[2] for number in sorted(self._queues) for e in self._queues[number].entries()]
 
 
-def _queue_of(entry: tuple[Key, int, object]) -> int:
-    queue: int = entry[0][0]
-    return queue
+def _by_queue(entries: list[Entry[U]]) -> Iterator[tuple[int, list[Entry[U]]]]:
+    """Sorted entries, queue by queue."""
+    if entries and entries[0][0][0] == entries[-1][0][0]:
+        yield entries[0][0][0], entries
+        return
+    for queue, some in groupby(entries, lambda entry: entry[0][0]):
+        yield queue, list(some)
