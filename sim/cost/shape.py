@@ -16,7 +16,7 @@ def shape_of(plan: StepPlan) -> StepShape:
     samples, pad_to, adapted = decodes, plan.pad_to, plan.group_adapted
     structured = plan.group_structured
     for seq, start, tokens, drafts, sampling, _ in plan.chunks:
-        if seq.request.lora:
+        if seq.lora:
             adapted += tokens
         if pad_to:
             tokens = max(tokens, pad_to - start)
@@ -28,12 +28,12 @@ def shape_of(plan: StepPlan) -> StepShape:
             prefills.append((tokens, start))
         if sampling:
             samples += 1 + drafts
-            if seq.request.grammar is not None:
+            if seq.grammar is not None:
                 structured += 1 + drafts
     images: tuple[int, ...] = ()
     if plan.encoder:
         items = [(seq, index) for seq, found in plan.encoder for index in found]
-        images = tuple([seq.request.items[index].tokens for seq, index in items])
+        images = tuple([seq.items[index].tokens for seq, index in items])
     contexts = _contexts(plan, alone) if alone or plan.group_contexts else EVEN
     return StepShape(
         decodes, context, tuple(prefills), samples, images, contexts, adapted, structured

@@ -17,11 +17,10 @@ from ..state.ties import SAMPLE as SAMPLE
 class Callback:
     """A call that SimPy's queue can hold; the receiver knows stale ones by identity."""
 
-    __slots__ = ("call", "callbacks")
+    __slots__ = ("callbacks",)
     _ok = True  # SimPy asks
 
     def __init__(self, call: Callable[[Any], None]) -> None:
-        self.call = call
         self.callbacks = (call,)
 
 
@@ -30,14 +29,17 @@ class Clock(simpy.Environment):
 
     Attributes:
         now_ps: the time; SimPy's own, but read at every turn.
-        due_ps: the same: simulated time is never late.
     """
 
     def __init__(self) -> None:
         super().__init__(0)
         self.now_ps: Picoseconds = 0
-        self.due_ps: Picoseconds = 0
         self._reached = -1
+
+    @property
+    def due_ps(self) -> Picoseconds:
+        """Now: simulated time is never late."""
+        return self.now_ps
 
     def at(self, time_ps: Picoseconds, priority: int, call: Callable[[Any], None]) -> Callback:
         """Call ``call(callback)`` at an absolute time."""
@@ -58,15 +60,16 @@ class Clock(simpy.Environment):
     def run_out(self) -> None:
         """Run until nothing is left to happen (SimPy's `run`, without its per-event frames)."""
         queue: list[Any] = self._queue
+        now = self._now
         while queue:
             time_ps, priority, _, event = heappop(queue)
-            if time_ps != self._now:
-                self._now = self.now_ps = self.due_ps = time_ps
-                self._reached = -1
-            if priority > self._reached:
+            if time_ps != now:
+                now = self._now = self.now_ps = time_ps
+                self._reached = priority
+            elif priority > self._reached:
                 self._reached = priority
             if type(event) is Callback:
-                event.call(event)
+                event.callbacks[0](event)
                 continue
             callbacks, event.callbacks = event.callbacks, None
             for callback in callbacks:

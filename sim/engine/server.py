@@ -146,18 +146,19 @@ class Server:
                 self._on_end(seq)
 
     def _finish(self, plan: StepPlan, span: Span, steps: int, end: Picoseconds) -> None:
-        effort = self._effort
+        effort, replica, start = self._effort, self.replica, span.start_ps
         effort.steps += steps
-        effort.leapt_steps += steps - 1
+        if steps > 1:
+            effort.leapt_steps += steps - 1
         if plan.group:
             self._log_gaps(plan.group, span, steps)
         self.last_end = end
-        self.busy_ps += end - span.start_ps
+        self.busy_ps += end - start
         if span.doubt is not None:
-            self.ledger.add(span.doubt, steps, end - span.start_ps)
-        if self.replica.log is not None:
-            self.replica.log.ended(span.start_ps, end)
-        self.replica.finish(plan, end, steps)
+            self.ledger.add(span.doubt, steps, end - start)
+        if replica.log is not None:
+            replica.log.ended(start, end)
+        replica.finish(plan, end, steps)
 
     def _log_gaps(self, members: int, span: Span, steps: int) -> None:
         gaps, idle = self.replica.gaps, span.start_ps - self.last_end

@@ -43,7 +43,7 @@ class EncoderCache:
         self._items: dict[int, set[int]] = {}
         self._came: dict[int, Request] = {}  # whose outputs came from an encoder, by key
         self._idle: OrderedDict[int, int] = OrderedDict()  # identifier -> tokens
-        self._evicted: list[int] = []
+        self.evicted: list[int] = []  #: entries that left since the last `take_evicted`
 
     @property
     def held_tokens(self) -> int:
@@ -210,7 +210,7 @@ class EncoderCache:
         while need_tokens > self._free:
             identifier, tokens = self._idle.popitem(last=False)
             del self._holders[identifier], self._tokens[identifier]
-            self._evicted.append(identifier)
+            self.evicted.append(identifier)
             self._free += tokens
 
     def _release(self, key: int, request: Request, index: int) -> None:
@@ -234,15 +234,10 @@ class EncoderCache:
         if self.on_room is not None:
             self.on_room()
 
-    @property
-    def evicting(self) -> bool:
-        """Whether entries left since the last `take_evicted`."""
-        return bool(self._evicted)
-
     def take_evicted(self) -> list[int]:
         """Identifiers that left since the last call and did not come back."""
-        evicted = [i for i in self._evicted if i not in self._holders]
-        self._evicted.clear()
+        evicted = [i for i in self.evicted if i not in self._holders]
+        self.evicted.clear()
         return evicted
 
 

@@ -47,8 +47,8 @@ class DecodeGroup:
         seq.entry_blocks = seq.blocks
         residue = base % self._block_size
         self.size += 1
-        self.adapted += seq.request.lora != ""
-        self.structured += seq.request.grammar is not None
+        self.adapted += seq.lora != ""
+        self.structured += seq.grammar is not None
         self._base_sum += base
         self.buckets[residue][seq] = None
         if not seq.held:
@@ -63,8 +63,8 @@ class DecodeGroup:
         residue = base % self._block_size
         seq.computed = step - base
         self.size -= 1
-        self.adapted -= seq.request.lora != ""
-        self.structured -= seq.request.grammar is not None
+        self.adapted -= seq.lora != ""
+        self.structured -= seq.grammar is not None
         self._base_sum -= base
         del self.buckets[residue][seq]
         seq.base = None

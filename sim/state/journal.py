@@ -47,17 +47,31 @@ class Sampled(Protocol):
 class RequestRecord:
     """What is known of one request so far, whichever replicas serve it."""
 
-    prefill_replica = -1
-    scheduled_ps = -1
-    misses = NO_MISSES
-    hit_tokens = remote_tokens = 0
-    preemptions = recomputed = swapped_bytes = 0
-    transfer_bytes = transfer_ps = 0
-    embedding_bytes = encode_ps = 0
-    grammar_ps = -1
+    __slots__ = (
+        "arrival_ps",
+        "embedding_bytes",
+        "encode_ps",
+        "grammar_ps",
+        "hit_tokens",
+        "misses",
+        "preemptions",
+        "prefill_replica",
+        "recomputed",
+        "remote_tokens",
+        "scheduled_ps",
+        "swapped_bytes",
+        "transfer_bytes",
+        "transfer_ps",
+    )
 
     def __init__(self, arrival_ps: Picoseconds) -> None:
         self.arrival_ps = arrival_ps
+        self.prefill_replica = self.scheduled_ps = self.grammar_ps = -1
+        self.misses = NO_MISSES
+        self.hit_tokens = self.remote_tokens = 0
+        self.preemptions = self.recomputed = self.swapped_bytes = 0
+        self.transfer_bytes = self.transfer_ps = 0
+        self.embedding_bytes = self.encode_ps = 0
 
 
 class Journal:

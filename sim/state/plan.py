@@ -73,25 +73,46 @@ class StepPlan:
         encoder_evicted: identifiers that left the encoder cache.
     """
 
-    group = 0
-    group_context_tokens = 0
-    group_contexts: tuple[int, int] | None = None
-    group_adapted = group_structured = 0
-    members: list[Sequence] | None = None
-    tokens = 0
-    pad_to = pad_rows = pad_context_tokens = pad_growth = 0
-    repeat = 1
-    planned_ps: Callable[[int], Picoseconds] | None = None
-    swaps: list[Swap] | tuple[()] = ()
-    copying_ps: Picoseconds = 0
-    encoder: list[tuple[Sequence, list[int]]] | tuple[()] = ()
-    encoder_evicted: list[int] | tuple[()] = ()
+    __slots__ = (
+        "admissions",
+        "chunks",
+        "copying_ps",
+        "encoder",
+        "encoder_evicted",
+        "group",
+        "group_adapted",
+        "group_context_tokens",
+        "group_contexts",
+        "group_structured",
+        "index",
+        "members",
+        "pad_context_tokens",
+        "pad_growth",
+        "pad_rows",
+        "pad_to",
+        "planned_ps",
+        "preempted",
+        "repeat",
+        "swaps",
+        "tokens",
+    )
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.chunks: list[Chunk] = []
         self.preempted: list[Sequence] = []
         self.admissions: list[Admission] = []
+        self.group = self.group_context_tokens = self.tokens = 0
+        self.group_adapted = self.group_structured = 0
+        self.group_contexts: tuple[int, int] | None = None
+        self.members: list[Sequence] | None = None
+        self.pad_to = self.pad_rows = self.pad_context_tokens = self.pad_growth = 0
+        self.repeat = 1
+        self.planned_ps: Callable[[int], Picoseconds] | None = None
+        self.swaps: list[Swap] | tuple[()] = ()
+        self.copying_ps: Picoseconds = 0
+        self.encoder: list[tuple[Sequence, list[int]]] | tuple[()] = ()
+        self.encoder_evicted: list[int] | tuple[()] = ()
 
     @property
     def line(self) -> tuple[int, int, int]:

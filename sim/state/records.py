@@ -6,8 +6,8 @@ simulated decisions, so it is byte-identical with leaps on and off.
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -92,15 +92,19 @@ class Columns:
 
         Samples are taken at multiples of an interval, so those that stay are multiples of two.
         """
-        self._rows = [row for i, row in enumerate(self._rows) if (i // group) % 2]
+        rows = self._rows
+        self._rows = []
+        for start in range(group, len(rows), 2 * group):
+            self._rows += rows[start : start + group]
 
     def arrays(self, *, sort_by: int | None = None) -> dict[str, np.ndarray[Any, Any]]:
         """The columns; with *sort_by*, ordered by that column."""
-        rows = self._rows if sort_by is None else sorted(self._rows, key=lambda r: r[sort_by])
+        rows = self._rows if sort_by is None else sorted(self._rows, key=itemgetter(sort_by))
         out: dict[str, np.ndarray[Any, Any]] = {}
         for i, (name, dtype) in enumerate(self.types.items()):
-            values = [row[i] for row in rows]
-            out[name] = np.array(values, dtype=object if dtype == "str" else dtype)
+            values = map(itemgetter(i), rows)
+            kind = object if dtype == "str" else dtype
+            out[name] = np.fromiter(values, dtype=kind, count=len(rows))
         return out
 
 
@@ -108,31 +112,29 @@ class GapHistogram:
     """Gaps between consecutive tokens of a request (ITL), pooled, in bins 0.1 % wide.
 
     Steps that repeat are logged once as (first, growth, count, sequences) and expanded by numpy
-    in batches, so the log of a leap and the log of its steps give the same bins.
+    in batches, so the log of a leap and the log of its steps give the same bins and the same sum.
     """
 
     BINS_PER_E = 1000.0
 
     def __init__(self) -> None:
         self.counts = np.zeros(0, dtype=np.int64)
-        self.total_ps = 0
-        self._log = array("q")
+        self._total_ps = 0
+        self._log: list[tuple[int, int, int, int]] = []
 
     def add(self, first_ps: int, growth_ps: int, steps: int, sequences: int) -> None:
         """Log *steps* gaps of *sequences* sequences each: first, first + growth, …"""
         log = self._log
-        log.append(first_ps)
-        log.append(growth_ps)
-        log.append(steps)
-        log.append(sequences)
-        self.total_ps += sequences * (steps * first_ps + growth_ps * (steps * (steps - 1) // 2))
-        if len(log) >= 1 << 18:
+        log.append((first_ps, growth_ps, steps, sequences))
+        if len(log) >= 1 << 14:
             self._flush()
 
     def _flush(self) -> None:
         if not self._log:
             return
-        rows = np.frombuffer(self._log, dtype=np.int64).reshape(-1, 4)
+        # picoseconds of all requests together outgrow 64 bits
+        self._total_ps += sum([n * (k * x + (k * (k - 1) >> 1) * g) for x, g, k, n in self._log])
+        rows = np.array(self._log, dtype=np.int64)
         for part in np.array_split(rows, max(1, int(rows[:, 2].sum()) >> 20)):
             steps = part[:, 2]
             starts = np.repeat(np.cumsum(steps) - steps, steps)
@@ -143,7 +145,13 @@ class GapHistogram:
             if len(counts) > len(self.counts):
                 counts, self.counts = self.counts, counts
             self.counts[: len(counts)] += counts
-        self._log = array("q")
+        self._log = []
+
+    @property
+    def total_ps(self) -> int:
+        """The sum of all gaps."""
+        self._flush()
+        return self._total_ps
 
     @property
     def samples(self) -> int:

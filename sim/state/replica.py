@@ -54,6 +54,40 @@ class Replica(View):
             log: it knows the times of the steps of a leap.
     """
 
+    __slots__ = (
+        "_accept",
+        "_admitted",
+        "_edges",
+        "_ends",
+        "_fenced",
+        "_indexes_late",
+        "_lag",
+        "_leaves",
+        "_received",
+        "_settled",
+        "connector",
+        "decode_room",
+        "defers",
+        "emitted",
+        "encoder",
+        "finished",
+        "gaps",
+        "group",
+        "in_flight",
+        "inflight_prefills",
+        "last_finish_ps",
+        "log",
+        "log_members",
+        "measures_contexts",
+        "now",
+        "promises",
+        "rectangle",
+        "scheduler",
+        "sending",
+        "swap",
+        "unsettled",
+    )
+
     def __init__(
         self,
         limits: EngineLimits,
@@ -90,6 +124,7 @@ class Replica(View):
         self._leaves: dict[int, list[Sequence]] = {}  # step -> members to leave before it
         self._edges: list[int] = []  # heap of the keys of both
         self._lag = 1 if limits.async_scheduling else 0
+        self._indexes_late = pool.prefix_index != "hash-chain"  # when computed, not when planned
         self.defers = bool(self._lag) and connector is not None and connector.writes
         #: ended, to be released when the step is computed
         self._fenced: deque[tuple[int, Sequence]] = deque()
@@ -175,7 +210,8 @@ class Replica(View):
     def schedule(self, now: Picoseconds) -> StepPlan:
         """Let the policy plan the next step; a plan of 0 tokens is not executed."""
         self.now = self.pool.now = now
-        self.settle()
+        if self._settled != self.step_index:
+            self.settle()
         if self.connector is not None:
             self.connector.planning()
         if self._leaves:
@@ -186,7 +222,8 @@ class Replica(View):
             self.pool.displaced = False
             self.spread_group()
         self.unsettled = False
-        self.rank_again(now)
+        if self.waiting.dynamic:
+            self.rank_again(now)
         step = BatchStep(self)
         self.scheduler.schedule(self, step)
         plan = step.close()
@@ -199,18 +236,18 @@ class Replica(View):
         if self.group.size and not plan.group:
             self.spread_group()  # members that got no token no longer advance with the steps
         self.step_index += 1
-        self._advance_frontier(self.step_index - self._lag)
+        if self.step_index - self._lag > self.pool.frontier:
+            self._advance_frontier(self.step_index - self._lag)
         self.in_flight.append(plan)
-        for chunk in plan.chunks:
-            seq = chunk.seq
-            seq.computed += chunk.tokens
-            seq.in_flight += chunk.tokens
-            seq.is_chunk = not chunk.samples
-            if not chunk.samples:
+        for seq, _, tokens, drafts, samples, _ in plan.chunks:
+            seq.computed += tokens
+            seq.in_flight += tokens
+            seq.is_chunk = not samples
+            if not samples:
                 continue
             self.inflight_prefills.pop(seq, None)
             if self._lag:
-                seq.placeholders += 1 + chunk.drafts
+                seq.placeholders += 1 + drafts
                 seq.drafts = self.limits.num_spec_tokens
             self._try_to_join(seq)
 
@@ -237,26 +274,32 @@ class Replica(View):
         What is left of a repeated plan stays in flight.
         """
         self.now = self.pool.now = now
-        if plan.repeat > 1:
-            self.catch_up(plan.index + plan.repeat)
-        if steps < plan.repeat:
+        repeat = plan.repeat
+        if repeat > 1:
+            self.catch_up(plan.index + repeat)
+        last = plan.index + steps - 1
+        if steps < repeat:
             plan.index += steps
             plan.repeat -= steps
-            last = plan.index - 1
         else:
-            last = plan.index + plan.repeat - 1
             self.in_flight.popleft()
-        self.settle()
-        self._advance_frontier(last + 1)
+        if self._settled != self.step_index:
+            self.settle()
+        if last >= self.pool.frontier:
+            self._advance_frontier(last + 1)
         while self._fenced and self._fenced[0][0] <= last:
             self.pool.release(self._fenced.popleft()[1])
         self.emitted = []
-        ended = [chunk.seq for chunk in plan.chunks if self._conclude(chunk, now)]
+        ended = []
+        if plan.chunks:
+            account = self._conclude if self._indexes_late else self._account
+            ended = [chunk.seq for chunk in plan.chunks if account(chunk, now)]
         self.last_finish_ps = now
-        for seq in self._ends.pop(last, ()):
-            self.leave_group(seq)
-            seq.known = seq.last_token
-            ended.append(seq)
+        if last in self._ends:
+            for seq in self._ends.pop(last):
+                self.leave_group(seq)
+                seq.known = seq.last_token
+                ended.append(seq)
         if len(ended) > 1:
             ended.sort(key=_run_number)
         for seq in ended:
@@ -384,36 +427,37 @@ class Replica(View):
 
     def _conclude(self, chunk: Chunk, now: Picoseconds) -> bool:
         """As `_account`; a prompt that is computed now goes into a radix tree."""
-        seq, stale = chunk.seq, chunk.seq.stale
+        seq, start, tokens, _, samples, admitted = chunk
+        stale = seq.stale
         ended = self._account(chunk, now)
-        prefill = chunk.admitted is not None or chunk.start < seq.prompt_tokens
-        if prefill and chunk.samples and not (ended or stale) and seq.status is RUNNING:
-            self.pool.checkpoint(seq, chunk.start + chunk.tokens)
+        prefill = admitted is not None or start < seq.prompt_tokens
+        if prefill and samples and not (ended or stale) and seq.status is RUNNING:
+            self.pool.checkpoint(seq, start + tokens)
         return ended
 
     def _account(self, chunk: Chunk, now: Picoseconds) -> bool:
         """Book one chunk's outcome (vLLM `update_from_output`); True when its request ended."""
-        seq = chunk.seq
+        seq, _, tokens, drafts, samples, _ = chunk
         if seq.base is not None:  # it decodes in the group since: only its token is news
-            if chunk.samples:
+            if samples:
                 self._emit(seq, 1, now)
             return False
-        seq.in_flight -= chunk.tokens
+        seq.in_flight -= tokens
         stale = seq.stale > 0
         if stale:
-            seq.stale -= chunk.tokens
+            seq.stale -= tokens
         if seq.status is FINISHED:
             return False
         emitted = 0
-        if chunk.samples:
+        if samples:
             emitted = 1
-            if chunk.drafts:
-                emitted += self._accept(seq, chunk.drafts) if self._accept else 0
-                rejected = chunk.drafts + 1 - emitted
+            if drafts:
+                emitted += self._accept(seq, drafts) if self._accept else 0
+                rejected = drafts + 1 - emitted
                 if not stale:
                     seq.computed -= rejected if seq.computed else 0
                     seq.placeholders -= rejected if seq.placeholders else 0
-        if seq.request.items:
+        if seq.items:
             self.encoder.release_passed(seq, seq.computed - seq.placeholders)
         if not emitted:
             return False
@@ -429,7 +473,7 @@ class Replica(View):
                 self.pool.commit(seq, min(seq.computed - seq.in_flight, seq.known))
         self._emit(seq, kept, now)
         if ended:
-            if seq.request.items:  # before the next request of the step lets go of its own
+            if seq.items:  # before the next request of the step lets go of its own
                 self.encoder.release(seq)
         elif not self._lag:
             seq.drafts = self.limits.num_spec_tokens
@@ -442,8 +486,8 @@ class Replica(View):
             seq.first_token_ps = now
         else:
             self.gaps.add(now - seq.last_token_ps, 0, 1, 1)
-        for _ in range(tokens - 1):
-            self.gaps.add(0, 0, 1, 1)  # tokens of one step reach the client together
+        if tokens > 1:
+            self.gaps.add(0, 0, tokens - 1, 1)  # tokens of one step reach the client together
         seq.last_token_ps = now
 
     def _end(self, seq: Sequence) -> None:
@@ -476,17 +520,19 @@ class Replica(View):
         self.promises.pop(seq, None)
 
     def _close(self, seq: Sequence, *, keep_blocks: bool) -> None:
-        if seq.status is RUNNING:
+        if self._indexes_late and seq.status is RUNNING:
             self.pool.checkpoint(seq, min(seq.computed, seq.known - 1))
         seq.status = FINISHED
         if seq.promised_blocks:
             self._forget_promise(seq)
-        self.inflight_prefills.pop(seq, None)
-        self.deferred.pop(seq, None)
+        if self.inflight_prefills:
+            self.inflight_prefills.pop(seq, None)
+        if self.deferred:
+            self.deferred.pop(seq, None)
         if self.connector is not None and self.connector.finished(seq):
             self.sending[seq] = None
             keep_blocks = True
-        if seq.request.items:
+        if seq.items:
             self.encoder.release_all(seq)
         if self.swap is not None:
             self.swap.drop(seq)
@@ -619,7 +665,7 @@ class Replica(View):
         rest = seq.last_token - ahead
         if rest <= 0 or self.limits.num_spec_tokens or seq.stale:
             return
-        if seq.request.items and self.encoder.holds(seq):
+        if seq.items and self.encoder.holds(seq):
             return
         if not self.pool.join(seq):
             return

@@ -33,7 +33,7 @@ class Sequence:
     `computed_tokens` and `known_tokens`, which policies do.
 
     Attributes:
-        request: what the cluster was asked.
+        request: what the cluster was asked · `max_tokens`, `items`, `lora`, `grammar`: its.
         output_tokens: how many tokens the model will answer with; the oracle boundary: no policy
             sees this object's field, only `SequenceView`.
         last_token: known tokens at which the answer ends, whatever ends it.
@@ -52,44 +52,89 @@ class Sequence:
         promised_blocks: KV blocks that it may ever need, if it was promised them; else 0.
         held: it has taken them all and does not grow.
         run_number: order of admission to the batch, for ties.
+        is_chunk: its last step left known tokens uncomputed.
+        base: step index minus computed tokens, while in the decode group; else None.
+        entry_blocks: blocks held when it joined the group · `joined`: its first step there ·
+            `fin`: the step that samples its last token.
+        recomputed: positions lost to preemptions · `swapped_bytes`: copied to the host and back.
+        hit_tokens, external_tokens: of its first admission.
     """
 
-    # Most fields keep these values until something happens: a plain class attribute costs nothing.
-    computed = 0
-    drafts = placeholders = in_flight = stale = 0
-    is_chunk = False  # its last step left known tokens uncomputed
-    preemptions = 0
-    status = Status.WAITING
-    blocks = committed = inserted = 0
-    promised_blocks = 0
-    held = False
-    node: Any = None
-    keys: tuple[int, list[int]] | None = None
-    base: int | None = None  # while in the decode group
-    entry_blocks = 0  # blocks held when it joined the group
-    joined = -1  # first step in the group
-    fin = -1  # step that samples its last token
-    recomputed = 0  # positions lost to preemptions
-    swapped_bytes = 0  # copied to the host and back
-    run_number = -1
-    replica: Any = None
-    hit_tokens = external_tokens = 0  # of its first admission
-    preempted_ps = scheduled_ps = first_token_ps = last_token_ps = -1
-    record: Any = None
+    # slots, because every turn of the engine reads these and Python finds them faster there
+    __slots__ = (
+        "__weakref__",
+        "base",
+        "blocks",
+        "chain",
+        "committed",
+        "computed",
+        "drafts",
+        "ends_by_limit",
+        "entry_blocks",
+        "external_tokens",
+        "fin",
+        "first_token_ps",
+        "grammar",
+        "held",
+        "hit_tokens",
+        "id",
+        "in_flight",
+        "inserted",
+        "is_chunk",
+        "items",
+        "joined",
+        "keys",
+        "known",
+        "last_token",
+        "last_token_ps",
+        "lora",
+        "max_tokens",
+        "node",
+        "output_tokens",
+        "placeholders",
+        "preempted_ps",
+        "preemptions",
+        "promised_blocks",
+        "prompt_tokens",
+        "recomputed",
+        "record",
+        "replica",
+        "request",
+        "run_number",
+        "scheduled_ps",
+        "stale",
+        "status",
+        "swapped_bytes",
+        "table",
+    )
 
     def __init__(
         self, request: Request, output_tokens: int, chain: Chain, max_model_len: int
     ) -> None:
         self.request = request
         self.id = request.id
-        self.prompt_tokens = prompt = request.prompt_tokens
+        self.prompt_tokens = self.known = prompt = request.prompt_tokens
         self.output_tokens = output_tokens
-        limit = min(prompt + request.max_tokens, max_model_len)
+        self.max_tokens, self.items = request.max_tokens, request.items
+        self.lora, self.grammar = request.lora, request.grammar
+        limit = min(prompt + self.max_tokens, max_model_len)
         self.last_token = min(prompt + output_tokens, limit)
         self.ends_by_limit = prompt + output_tokens >= limit
         self.chain = chain
-        self.known = prompt
         self.table: list[int] = []
+        self.status = WAITING
+        self.computed = self.drafts = self.placeholders = self.in_flight = self.stale = 0
+        self.is_chunk = self.held = False
+        self.preemptions = self.recomputed = self.swapped_bytes = 0
+        self.blocks = self.committed = self.inserted = self.promised_blocks = 0
+        self.hit_tokens = self.external_tokens = self.entry_blocks = 0
+        self.node: Any = None
+        self.keys: tuple[int, list[int]] | None = None
+        self.base: int | None = None
+        self.joined = self.fin = self.run_number = -1
+        self.preempted_ps = self.scheduled_ps = self.first_token_ps = self.last_token_ps = -1
+        self.replica: Any = None
+        self.record: Any = None
 
     @property
     def computed_tokens(self) -> int:

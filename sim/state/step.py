@@ -26,19 +26,20 @@ class StepBuilder:
     See `policies.scheduling.base.Step` for what each call means to a policy.
     """
 
-    _spared = 0  # of the budget
-    _pending_items: tuple[int, ...] | list[int] = ()  # of the request that is being looked at
-    _pending_twins: tuple[int, ...] | list[int] = ()  # equal to one of these, computed with it
-    _rectangle: tuple[bool, bool, bool] | None = None  # of the static batch that it admits
-
     def __init__(self, replica: Replica) -> None:
+        limits = replica.limits
         self.replica = replica
-        self.budget = replica.limits.max_num_batched_tokens
+        self.budget = limits.max_num_batched_tokens
         self.plan = StepPlan(replica.step_index)
         self._taken: dict[Sequence, Chunk] = {}
         self._prefixes: dict[Sequence, tuple[Hit | None, Remote]] = {}
-        self._encoder_budget = replica.limits.encoder_budget or UNLIMITED
+        self._encoder_budget = limits.encoder_budget or UNLIMITED
         self._items: dict[Sequence, list[int]] = {}
+        self._spared = 0  # of the budget
+        #: of the request that is being looked at
+        self._pending_items: list[int] | tuple[()] = ()
+        self._pending_twins: list[int] | tuple[()] = ()  # equal to one of these, computed with it
+        self._rectangle: tuple[bool, bool, bool] | None = None  # of the static batch that it admits
 
     # ---- the batch ------------------------------------------------------------------------------
 
@@ -55,34 +56,36 @@ class StepBuilder:
 
     def take_decodes(self, *, last_gives_way: bool, swap: bool = False) -> bool:
         """Give every decoding request its token, if all fit and order cannot matter."""
-        replica = self.replica
-        group = replica.group
-        if self.plan.group:
-            raise IllegalPlanError(f"the {self.plan.group} decodes of this step are taken already")
+        replica, plan = self.replica, self.plan
+        group, step = replica.group, replica.step_index
+        if plan.group:
+            raise IllegalPlanError(f"the {plan.group} decodes of this step are taken already")
         if not group.size:
             return True
-        growth = group.growth(replica.step_index)
+        growth = group.growth(step)
         if growth > replica.pool.free and self._can_give_way(last_gives_way):
             growth = self._give_way(growth, swap)
+        size = group.size
         if (
             growth > replica.pool.free
-            or group.size > self.budget
+            or size > self.budget
             or (replica.explicit and not (last_gives_way and replica.explicit_come_last()))
         ):
             replica.spread_group()
             return False
-        if not group.size:
+        if not size:
             return True
-        self.budget -= group.size
-        self.plan.group = group.size
-        self.plan.group_context_tokens = group.context_tokens(replica.step_index)
-        self.plan.group_adapted = group.adapted
-        self.plan.group_structured = group.structured
+        self.budget -= size
+        plan.group = size
+        plan.group_context_tokens = group.context_tokens(step)
+        plan.group_adapted = group.adapted
+        plan.group_structured = group.structured
         if replica.measures_contexts:
-            self.plan.group_contexts = group.contexts(replica.step_index)
-        self._prefixes.clear()
+            plan.group_contexts = group.contexts(step)
+        if self._prefixes:
+            self._prefixes.clear()
         if replica.log_members:
-            self.plan.members = [seq for seq in replica.running if seq.base is not None]
+            plan.members = [seq for seq in replica.running if seq.base is not None]
         replica.grow_group(growth)
         return True
 
@@ -120,10 +123,7 @@ class StepBuilder:
                 return 0  # it has its token
             self.replica.spread_group()
         placeholders = seq.placeholders
-        if (
-            placeholders
-            and seq.computed + 2 - placeholders >= seq.prompt_tokens + seq.request.max_tokens
-        ):
+        if placeholders and seq.computed + 2 - placeholders >= seq.prompt_tokens + seq.max_tokens:
             return 0
         behind = seq.known + seq.drafts + placeholders - seq.computed
         return min(behind, self.replica.limits.max_model_len - seq.computed - 1)
@@ -174,7 +174,7 @@ class StepBuilder:
         if chunk is not None:
             self.budget += chunk.tokens
             items = self._items.pop(seq, ())
-            self._encoder_budget += sum(seq.request.items[i].tokens for i in items)
+            self._encoder_budget += sum(seq.items[i].tokens for i in items)
         replica.preempt(seq, to_back=to_back, swap=swap)
         self._prefixes.clear()
         self.plan.preempted.append(seq)
@@ -200,15 +200,14 @@ class StepBuilder:
 
     def ready(self, seq: Sequence) -> bool:
         """Whether a request of the line may be admitted; one that may not yet is put aside."""
-        replica = self.replica
         self._check_waiting(seq, "looked at")
         status = seq.status
-        if status is COMPILING or (status is LOADING and not replica.loaded(seq)):
+        if status is COMPILING or (status is LOADING and not self.replica.loaded(seq)):
             self.put_aside(seq)
-        elif seq.stale or (seq.status is SWAPPED and self._just_swapped(seq)):
-            replica.unsettled = True
+        elif seq.stale or (status is SWAPPED and self._just_swapped(seq)):
+            self.replica.unsettled = True
             self.put_aside(seq)
-        elif seq.request.lora and self._too_many_loras(seq.request.lora):
+        elif seq.lora and self._too_many_loras(seq.lora):
             self.put_aside(seq)
         else:
             return True
@@ -222,7 +221,7 @@ class StepBuilder:
         most = self.replica.limits.max_loras
         if not most:
             return False
-        active = {other.request.lora for other in self.replica.running if other.request.lora}
+        active = {other.lora for other in self.replica.running if other.lora}
         return len(active) >= most and lora not in active
 
     def reorder(self) -> None:
@@ -237,7 +236,8 @@ class StepBuilder:
         self.replica.aside[seq] = None
 
     def _check_waiting(self, seq: Sequence, what: str) -> None:
-        if seq.status in (RUNNING, FINISHED) or seq in self.replica.aside:
+        status = seq.status
+        if status is RUNNING or status is FINISHED or seq in self.replica.aside:
             raise IllegalPlanError(f"{seq} cannot be {what}: it is not in the waiting line")
 
     def prefix(self, seq: Sequence) -> Prefix | None:
@@ -246,6 +246,7 @@ class StepBuilder:
 
     def _prefix(self, seq: Sequence, find: Callable[[Sequence, int], Hit]) -> Prefix | None:
         replica = self.replica
+        pool = replica.pool
         self._check_waiting(seq, "looked up")
         if seq.status is SWAPPED:
             hit = find(seq, seq.computed)  # blocks that it need not take
@@ -256,7 +257,7 @@ class StepBuilder:
             self._prefixes[seq] = (None, _NOTHING)
             return Prefix(seq.computed, False, False)
         hit = find(seq, seq.known - 1)
-        local = hit.blocks * replica.limits.block_size
+        local = hit.blocks * pool.block_size
         remote = _NOTHING
         if replica.connector is not None:
             answer = replica.connector.matched(seq, local)
@@ -267,7 +268,9 @@ class StepBuilder:
         if not seq.preemptions:
             seq.hit_tokens, seq.external_tokens = local, remote.tokens
         self._prefixes[seq] = (hit, remote)
-        may_grow = hit.may_grow or replica.next_block_is_growing(seq, hit.blocks)
+        may_grow = hit.may_grow
+        if not (may_grow or pool.lazy):
+            may_grow = replica.next_block_is_growing(seq, hit.blocks)
         return Prefix(local + remote.tokens, remote.asynchronous, may_grow)
 
     def fits(self, seq: Sequence, *, spare: int = 0) -> bool:
@@ -308,28 +311,33 @@ class StepBuilder:
     ) -> bool:
         """Move a waiting request into the batch and compute *tokens* of it."""
         replica = self.replica
+        limits = replica.limits
         left = self._left(seq, asynchronous=False) + drafts
-        most = min(replica.limits.num_spec_tokens, tokens - 1)
-        if not 0 < tokens <= min(self.budget, left) or not 0 <= drafts <= most:
+        if (
+            not (0 < tokens <= self.budget and tokens <= left)
+            or drafts < 0
+            or (drafts and drafts > min(limits.num_spec_tokens, tokens - 1))
+        ):
             raise IllegalPlanError(
                 f"{tokens} tokens of {seq}, {drafts} of them drafts: "
                 f"{left} are left to compute, the step has {self.budget}"
             )
-        if len(replica.running) >= replica.limits.max_num_seqs:
+        if len(replica.running) >= limits.max_num_seqs:
             raise IllegalPlanError(f"{seq} cannot be admitted: {len(replica.running)} are running")
         if replica.rectangle is not None:
             raise IllegalPlanError(f"{seq} cannot join: a static batch is running")
         start = self._allocate(seq, tokens, whole, watermark, 0, until, hold)
         if start is None:
-            if seq.request.items:
+            if seq.items:
                 replica.encoder.release(seq)
             return False
-        replica.pool.commit(seq, min(start + tokens, seq.known))
+        end = start + tokens
+        replica.pool.commit(seq, min(end, seq.known))
         self._tell(seq, start)
         replica.leave_line(seq)
         resumed = seq.preemptions > 0
         replica.start(seq, start)
-        if start + tokens < seq.known:
+        if end < seq.known:
             replica.inflight_prefills[seq] = None
         self._record(seq, start, tokens, drafts, resumed)
         return True
@@ -383,27 +391,28 @@ class StepBuilder:
     ) -> int | None:
         """Blocks for a waiting request; its first computed position, or None."""
         replica = self.replica
-        pool = replica.pool
+        pool, limits, size = replica.pool, replica.limits, replica.pool.block_size
         hit, remote = self._prefixes[seq]
         hit_blocks, idle = (hit.blocks, hit.idle) if hit is not None else (0, 0)
-        # vLLM counts its null block into the base of the watermark
-        spare = int(watermark * (pool.total + 1)) if replica.running else 0
+        spare = idle
+        if watermark and replica.running:
+            spare += int(watermark * (pool.total + 1))  # vLLM counts its null block into the base
         held = hit_blocks + seq.blocks
         if whole:
-            need = max(self._blocks(min(seq.known, replica.limits.max_model_len)) - held, 0)
-            if need + idle + spare > pool.free:
+            need = -(-min(seq.known, limits.max_model_len) // size) - held
+            if (need if need > 0 else 0) + spare > pool.free:
                 return None
         most = seq.promised_blocks
         if until and not most:
             most = self._promise(seq, until)
-            if max(most - held, 0) + idle + spare + self._promised() > pool.free - reserved:
+            if max(most - held, 0) + spare + self._promised() > pool.free - reserved:
                 return None
         start = seq.computed + remote.tokens
         if seq.status is not SWAPPED:
-            start += hit_blocks * pool.block_size
-        lookahead = 0 if not tokens else replica.limits.lookahead_tokens
-        slots = self._blocks(min(start + tokens + lookahead, replica.limits.max_model_len))
-        if max(slots - held, 0) + idle + spare > pool.free - reserved:
+            start += hit_blocks * size
+        end = start + tokens + (limits.lookahead_tokens if tokens else 0)
+        slots = max(-(-min(end, limits.max_model_len) // size), held)
+        if slots - held + spare > pool.free - reserved:
             # whoever grows may evict the hit: then less of the first chunk has to be held
             replica.unsettled |= idle > 0 and not whole and (pool.uneven or not pool.lazy)
             return None
@@ -411,7 +420,7 @@ class StepBuilder:
             seq.promised_blocks, seq.held = most, hold
             if not hold:
                 replica.promises[seq] = None
-        pool.acquire(seq, hit, max(slots, held, most if hold else 0))
+        pool.acquire(seq, hit, max(slots, most) if hold else slots)
         if seq.status is SWAPPED:
             assert replica.swap is not None
             replica.swap.back(seq)
@@ -420,7 +429,7 @@ class StepBuilder:
     def _promise(self, seq: Sequence, until: int) -> int:
         """Blocks of *until* positions, and what speculation adds to them."""
         limits = self.replica.limits
-        least = min(seq.prompt_tokens + seq.request.max_tokens, limits.max_model_len)
+        least = min(seq.prompt_tokens + seq.max_tokens, limits.max_model_len)
         if until < least:
             raise IllegalPlanError(f"{seq} is promised KV for {until} tokens and may need {least}")
         drafts = limits.num_spec_tokens + limits.lookahead_tokens
@@ -453,7 +462,7 @@ class StepBuilder:
 
     def encodable(self, seq: Sequence, start: int, tokens: int) -> int:
         """*tokens* from position *start* on, cut to what the encoder's limits allow."""
-        if not seq.request.items or not tokens:
+        if not seq.items or not tokens:
             self._pending_items = ()
             return tokens
         self._pending_items = pending = []
@@ -461,7 +470,7 @@ class StepBuilder:
         cache = self.replica.encoder
         planned_tokens, planned = 0, set()
         budget, end = self._encoder_budget, start + tokens
-        for index, item in enumerate(seq.request.items):
+        for index, item in enumerate(seq.items):
             if item.offset >= end or item.offset + item.tokens <= start:
                 continue
             if item.identifier in planned:
@@ -485,7 +494,7 @@ class StepBuilder:
             self._items[seq] = items
             for index in items:
                 self.replica.encoder.store(seq, index)
-                self._encoder_budget -= seq.request.items[index].tokens
+                self._encoder_budget -= seq.items[index].tokens
             for index in self._pending_twins:
                 self.replica.encoder.use(seq, index)
         self.budget -= tokens
@@ -501,9 +510,10 @@ class StepBuilder:
             replica.put_aside_back()
         if self._items:
             plan.encoder = list(self._items.items())
-        if replica.encoder.evicting:
+        if replica.encoder.evicted:
             plan.encoder_evicted = replica.encoder.take_evicted()
-        plan.chunks = list(self._taken.values())
+        if self._taken:
+            plan.chunks = list(self._taken.values())
         if self._rectangle is not None and plan.chunks:
             longest = max(chunk.start + chunk.tokens for chunk in plan.chunks)
             begun = Rectangle(plan.index, len(plan.chunks), longest, *self._rectangle)

@@ -24,6 +24,20 @@ class View:
             its first engine one for those that were swapped out).
     """
 
+    __slots__ = (
+        "aside",
+        "compiling",
+        "deferred",
+        "explicit",
+        "holding",
+        "limits",
+        "pool",
+        "running",
+        "step_index",
+        "swapped",
+        "waiting",
+    )
+
     def __init__(
         self, limits: EngineLimits, pool: KVPool, make_queue: Callable[[], WaitingQueue]
     ) -> None:

@@ -319,9 +319,9 @@ def test_encoder_outputs_are_shared_and_the_first_let_go_leaves_first(lab: Any) 
     cache.release_passed(a, 14)
     assert not cache.holds(a)
     assert cache.make_room(MultiModalItem(9, 0, 6), 6, 0)  # 8 leaves, b still holds 7
-    assert cache.evicting
+    assert cache.evicted
     assert cache.take_evicted() == [8]
-    assert not cache.evicting
+    assert not cache.evicted
     c = viewer(lab, 2, (9, 0, 6))
     cache.store(c, 0)
     cache.release(b)

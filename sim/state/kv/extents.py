@@ -29,14 +29,15 @@ class Copy:
     Attributes:
         holders: sequences that hold it.
         maker: the sequence that computed it, while it holds it.
-        entry: (release, -first block) under which it stands in the free queue; None: held.
+        release: the release that put it in the free queue, while it is there.
+        push: number of its entry there; 0: held.
     """
 
-    __slots__ = ("entry", "holders", "maker", "node")
+    __slots__ = ("holders", "maker", "node", "push", "release")
 
     def __init__(self, node: Node, holders: int, maker: Sequence | None) -> None:
         self.node, self.holders, self.maker = node, holders, maker
-        self.entry: tuple[int, int] | None = None
+        self.release = self.push = 0
 
 
 class Node:
@@ -166,8 +167,8 @@ class ExtentPool(HashChain):
         self._blank = 0
         self.evicted += blocks
         while blocks:
-            release, place, _, copy = self._queue[0]
-            if copy.entry != (release, place):
+            _, _, push, copy = self._queue[0]
+            if copy.push != push:
                 heappop(self._queue)
                 continue
             node = copy.node
@@ -242,17 +243,17 @@ class ExtentPool(HashChain):
         self._push(copy, release)
 
     def _push(self, copy: Copy, release: int) -> None:
-        copy.entry = entry = (release, -copy.node.first)
-        self._pushes += 1
+        copy.release = release
+        copy.push = self._pushes = push = self._pushes + 1
         queue = self._queue
-        heappush(queue, (*entry, self._pushes, copy))
+        heappush(queue, (release, -copy.node.first, push, copy))
         if len(queue) > 2 * self._idle_copies + 64:
-            self._queue = [e for e in queue if e[3].entry == (e[0], e[1])]
+            self._queue = [entry for entry in queue if entry[3].push == entry[2]]
             heapify(self._queue)
 
     def _unqueue(self, copy: Copy, *, free: bool = True) -> None:
         blocks = copy.node.end - copy.node.first
-        copy.entry = None
+        copy.push = 0
         self._idle_copies -= 1
         self._idle_blocks -= blocks
         if free:
@@ -318,11 +319,10 @@ class ExtentPool(HashChain):
         for copy in node.copies:
             twin = Copy(upper, copy.holders, copy.maker)
             upper.copies.append(twin)
-            if copy.entry is not None:
-                release = copy.entry[0]
+            if copy.push:
                 self._idle_copies += 1
-                self._push(copy, release)
-                self._push(twin, release)
+                self._push(copy, copy.release)
+                self._push(twin, copy.release)
         return upper
 
     # ---- the decode group -----------------------------------------------------------------------
