@@ -32,6 +32,8 @@ def refusal(view: ReplicaView, request: Request, reserve: Reserve, whole: int | 
     """
     if whole is not None and request.prompt_tokens > whole:
         return f"prompt over the {whole} tokens of a step, and prompts are not cut"
+    if reserve == "nothing":
+        return ""
     tokens = reserved_tokens(view, request, reserve)
     if -(-tokens // view.block_size) > view.total_blocks:
         fits = view.total_blocks * view.block_size

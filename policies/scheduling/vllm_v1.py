@@ -77,8 +77,8 @@ class VllmV1:
 
     def schedule(self, view: ReplicaView, step: Step) -> None:
         """Plan one step."""
-        cap = self._long_prefill_cap(view)
-        defer = self._defers(view)
+        cap = self._long_prefill_cap(view) if self.long_prefill_token_threshold else 0
+        defer = self.prefill_schedule_interval > 1 and self._defers(view)
         preempted, prefilled = self._serve_running(view, step, cap, defer)
         self._stable = not preempted
         if not preempted:
@@ -102,9 +102,7 @@ class VllmV1:
         return self.preemption == "swap"
 
     def _long_prefill_cap(self, view: ReplicaView) -> int:
-        """Most tokens that one request may compute in this step; 0: as many as it wants."""
-        if not self.long_prefill_token_threshold:
-            return 0
+        """Most tokens of a long prompt that one step computes; 0: as many as there are."""
         requests = len(view.running) + view.waiting_count
         if requests <= 1:
             return 0
@@ -114,10 +112,9 @@ class VllmV1:
         return self.long_prefill_token_threshold
 
     def _defers(self, view: ReplicaView) -> bool:
-        """Whether prefills wait for the next release of the prefill cadence."""
+        """Whether prefills wait for the next release of their cadence."""
         return (
-            self.prefill_schedule_interval > 1
-            and not self._capacity_bound
+            not self._capacity_bound
             and view.executed_steps + 1 - self._last_prefill_step < self.prefill_schedule_interval
             and view.decoding
         )

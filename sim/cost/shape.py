@@ -13,7 +13,8 @@ def shape_of(plan: StepPlan) -> StepShape:
     decodes, context, _ = plan.line
     prefills: list[tuple[int, int]] = []
     alone: list[int] = []
-    samples, pad_to, adapted = decodes, plan.pad_to, plan.group_adapted
+    samples, adapted = decodes, plan.group_adapted
+    pad_to = plan.padding.to if plan.padding is not None else 0
     structured = plan.group_structured
     for seq, start, tokens, drafts, sampling, _ in plan.chunks:
         if seq.lora:
@@ -43,7 +44,8 @@ def shape_of(plan: StepPlan) -> StepShape:
 def _contexts(plan: StepPlan, alone: list[int]) -> Contexts:
     """The ends of the contexts of the group, where they were measured, and of those beside it."""
     shortest, longest = plan.contexts
-    if plan.pad_rows or (plan.group and not longest) or not (longest or alone):
+    idle_rows = plan.padding is not None and plan.padding.rows > 0
+    if idle_rows or (plan.group and not longest) or not (longest or alone):
         return EVEN
     if not alone:
         return shortest, longest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ...policies.errors import NoProgressError
@@ -214,8 +215,7 @@ class Server:
             if steps > 1:
                 plan.repeat = steps
                 span.end_ps = span.end(steps)
-                lag = self._depth - 1
-                plan.planned_ps = lambda step: span.end(step - lag)
+                plan.planned_ps = partial(_planned_ps, span, self._depth - 1)
         return span
 
     # ---- what others may read in the middle of a leap -------------------------------------------
@@ -236,3 +236,8 @@ class Server:
             return replica.step_index
         steps = self._spans[-1].steps_by(self._instant()) + self._depth - 1
         return plan.index + min(max(steps, 1), plan.repeat)
+
+
+def _planned_ps(span: Span, lag: int, step: int) -> Picoseconds:
+    """When step number *step* of a leap is planned, *lag* steps ahead of the device."""
+    return span.end(step - lag)

@@ -23,9 +23,7 @@ class BatchStep(StepBuilder):
     See `policies.scheduling.base.Step` for what each call means to a policy.
     """
 
-    def __init__(self, replica: Replica) -> None:
-        super().__init__(replica)
-        self._held: dict[Sequence, tuple[Hit | None, Remote]] = {}
+    _held: dict[Sequence, tuple[Hit | None, Remote]] | None = None  # None: nobody was held yet
 
     def lookup(self, seq: Sequence) -> int:
         """Tokens of a waiting request, all known ones counted, that are cached: used just now."""
@@ -65,6 +63,8 @@ class BatchStep(StepBuilder):
     def hold(self, seq: Sequence) -> None:
         """Hold the prefix that `visit` found; the request is admitted by `start` in this step."""
         self._left(seq, asynchronous=False)
+        if self._held is None:
+            self._held = {}
         self._held[seq] = self._prefixes[seq]
         hit = self._held[seq][0]
         if hit is not None and hit.blocks:
@@ -83,7 +83,7 @@ class BatchStep(StepBuilder):
     def start(self, seq: Sequence, tokens: int) -> None:
         """Admit a held request and compute *tokens* of it; free KV must hold them."""
         replica = self.replica
-        if seq not in self._held:
+        if not self._held or seq not in self._held:
             raise IllegalPlanError(f"{seq} cannot be started: hold it before")
         hit, remote = self._held.pop(seq)
         pool = replica.pool

@@ -94,15 +94,17 @@ class Chain:
 
     def append(self, content: int, offset: int, tokens: int) -> None:
         """Add a run; *tokens* may be 0 (the answer that is about to grow)."""
-        shift = offset - self.tokens
-        if (content, shift) != self._last:
-            previous = self.links[-1] if self.links else self.root
-            if self.starts and self.starts[-1] == self.tokens:
+        start = self.tokens
+        run = (content, offset - start)
+        if run != self._last:
+            links, starts = self.links, self.starts
+            if starts and starts[-1] == start:
                 raise ValueError("an empty run can only be the last of a chain")
-            self.links.append(self._chains.link(previous, content, shift, self.tokens))
-            self.starts.append(self.tokens)
-            self._last = (content, shift)
-        self.tokens += tokens
+            previous = links[-1] if links else self.root
+            links.append(self._chains.link(previous, content, offset - start, start))
+            starts.append(start)
+            self._last = run
+        self.tokens = start + tokens
 
     def link_at(self, token: int) -> int:
         """The identity of the prefix that ends with token number *token*."""

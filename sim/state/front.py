@@ -162,53 +162,72 @@ class Front(Generic[S]):
         if request.model and not any(p.model in ("", request.model) for p in self.config.pools):
             self._refuse(request, f"no pool serves the model {request.model}", answer)
             return
-        self.roles.rebalance(self._time.now_ps, self)
+        if self.roles.change:
+            self.roles.rebalance(self._time.now_ps, self)
         placement = self.config.disaggregation.place(request, self, self._route(request))
-        self._check_links(request, placement)
-        pool = self._pool_of[placement.prefill]
-        final = self._pool_of[placement.decode] if placement.decode is not None else pool
-        reason = _refusal(request, pool) or _refusal(request, final)
-        for number in (placement.prefill, placement.decode):
-            if number is not None:
-                reason = reason or self.servers[number].replica.refuses(request)
+        prefill, decode, _, encode = placement
+        if decode is None:
+            reason = _refusal(request, self._pool_of[prefill])
+            reason = reason or self.servers[prefill].replica.refuses(request)
+        else:
+            reason = self._refused_split(request, prefill, decode)
+        if encode:
+            self._check_encoders(request, encode)
         if reason:
             self._refuse(request, reason, answer)
             return
         self._answers[request.id] = answer
         self.roles.placed(placement)
         record = RequestRecord(request.arrival_ps)
-        record.prefill_replica = placement.prefill
-
-        def compute() -> None:
-            if placement.decode is not None:
-                self._splitter.split(
-                    request, call.output_tokens, chain, placement, pool, final, record
-                )
-                return
-            seq = Sequence(request, call.output_tokens, chain, pool.limits.max_model_len)
-            seq.record = record
-            self._grammars.serve(placement.prefill, seq)
-
-        if placement.encode:
-            assert self._encodings is not None
-            self._encodings.begin(
-                request, placement, pool.embedding_bytes_per_token, record, compute
-            )
-        else:
-            compute()
-
-    def _check_links(self, request: Request, placement: Placement) -> None:
-        """What a placement needs must be there."""
-        if placement.decode is not None and self.config.kv_link is None:
-            raise InputError("a split request needs a link for its KV", where="links.kv")
-        if not placement.encode:
+        record.prefill_replica = prefill
+        if not encode:
+            self._compute(request, call.output_tokens, chain, placement, record)
             return
+        assert self._encodings is not None
+        self._encodings.begin(
+            request,
+            placement,
+            self._pool_of[prefill].embedding_bytes_per_token,
+            record,
+            partial(self._compute, request, call.output_tokens, chain, placement, record),
+        )
+
+    def _compute(
+        self,
+        request: Request,
+        output_tokens: int,
+        chain: Chain,
+        placement: Placement,
+        record: RequestRecord,
+    ) -> None:
+        """A request goes to the replicas that it was placed on."""
+        pool = self._pool_of[placement.prefill]
+        if placement.decode is not None:
+            final = self._pool_of[placement.decode]
+            self._splitter.split(request, output_tokens, chain, placement, pool, final, record)
+            return
+        seq = Sequence(request, output_tokens, chain, pool.limits.max_model_len)
+        seq.record = record
+        self._grammars.serve(placement.prefill, seq)
+
+    def _refused_split(self, request: Request, prefill: ReplicaId, decode: ReplicaId) -> str:
+        """Why two replicas can never serve a request between them; "" if they can."""
+        if self.config.kv_link is None:
+            raise InputError("a split request needs a link for its KV", where="links.kv")
+        return (
+            _refusal(request, self._pool_of[prefill])
+            or _refusal(request, self._pool_of[decode])
+            or self.servers[prefill].replica.refuses(request)
+            or self.servers[decode].replica.refuses(request)
+        )
+
+    def _check_encoders(self, request: Request, encode: tuple[ReplicaId | None, ...]) -> None:
+        """What a placement with encoders needs must be there."""
         if self.config.embedding_link is None:
             raise InputError("encoders need a link for embeddings", where="links.embeddings")
-        if len(placement.encode) != len(request.items):
+        if len(encode) != len(request.items):
             raise InputError(
-                f"the policy names {len(placement.encode)} encoders for "
-                f"{len(request.items)} images",
+                f"the policy names {len(encode)} encoders for {len(request.items)} images",
                 where="policies.disaggregation",
             )
 
@@ -272,7 +291,8 @@ class Front(Generic[S]):
     def _over(self, number: ReplicaId) -> None:
         """What replica *number* did for a request is over."""
         self.roles.served(number)
-        self.roles.rebalance(self._time.now_ps, self)
+        if self.roles.change:
+            self.roles.rebalance(self._time.now_ps, self)
 
     @property
     def travel_totals(self) -> dict[str, int]:

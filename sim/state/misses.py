@@ -29,14 +29,18 @@ class Misses:
 
 
 class Seen:
-    """Which prefixes a replica (or the cluster) has computed, ever: links and how far they went."""
+    """Which prefixes a replica (or the cluster) has computed, ever.
+
+    Attributes:
+        ends: link -> the longest prefix computed that ends within it.
+    """
 
     def __init__(self) -> None:
-        self._ends: dict[int, int] = {}
+        self.ends: dict[int, int] = {}
 
     def add(self, chain: Chain, tokens: int) -> None:
         """The first *tokens* of *chain* were computed."""
-        ends, starts, links = self._ends, chain.starts, chain.links
+        ends, starts, links = self.ends, chain.starts, chain.links
         end = tokens
         for i in range(len(starts) - 1, -1, -1):
             start, link = starts[i], links[i]
@@ -46,10 +50,6 @@ class Seen:
                 return  # then all before it is known as well
             ends[link] = end
             end = start
-
-    def reach(self, link: int) -> int:
-        """The longest prefix computed that ends within *link*; 0 when none."""
-        return self._ends.get(link, 0)
 
 
 class MissExplainer:
@@ -120,15 +120,16 @@ class MissExplainer:
 
     def _reach(self, seen: Seen, chain: Chain, at: int, prompt: int) -> int:
         """How far the prefix that ends at *at* was computed before."""
-        starts, last = chain.starts, len(chain.starts) - 1
+        ends, starts, last = seen.ends, chain.starts, len(chain.starts) - 1
         for i, link in enumerate(chain.links):
             end = starts[i + 1] if i < last else prompt
             if end <= at:
                 continue
             if starts[i] >= prompt:
                 break
-            reach = min(seen.reach(link), end, prompt)
-            at = max(at, reach)
+            reach = min(ends.get(link, 0), end, prompt)
+            if reach > at:
+                at = reach
             if reach < end:
                 break
         return at

@@ -47,6 +47,22 @@ class Admission(NamedTuple):
     resumed: bool
 
 
+class Padding(NamedTuple):
+    """What a step computes that no request needs.
+
+    Attributes:
+        to: tokens that every prompt of the step is padded to; 0: none is.
+        rows: rows of one token, beside those of the requests.
+        context_tokens: KV tokens that are read.
+        growth: how many more of these each of the repeated steps reads.
+    """
+
+    to: int = 0
+    rows: int = 0
+    context_tokens: int = 0
+    growth: int = 0
+
+
 class StepPlan:
     """One step (or `repeat` equal ones) of one replica.
 
@@ -63,10 +79,7 @@ class StepPlan:
         tokens: all tokens of one step.
         repeat: how many times the group's step is taken (a leap); 1 unless the plan is only group.
         planned_ps: when the j-th of the repeated steps is planned, as the host knows.
-        pad_to: tokens that every prompt of the step is padded to (a static batch); 0: none is.
-        pad_rows: rows of one token that no request needs, beside those of `group` and `chunks`.
-        pad_context_tokens: KV tokens that are read and no request needs.
-        pad_growth: how many more of these each of the repeated steps reads.
+        padding: what a static batch computes beyond its requests' tokens; None: nothing.
         preempted, admissions: in the order in which they happened.
         swaps: KV that is copied before the step, in order · `copying_ps`: what that delays it by.
         encoder: (sequence, item indices) computed by the encoder.
@@ -86,10 +99,7 @@ class StepPlan:
         "group_structured",
         "index",
         "members",
-        "pad_context_tokens",
-        "pad_growth",
-        "pad_rows",
-        "pad_to",
+        "padding",
         "planned_ps",
         "preempted",
         "repeat",
@@ -106,7 +116,7 @@ class StepPlan:
         self.group_adapted = self.group_structured = 0
         self.group_contexts: tuple[int, int] | None = None
         self.members: list[Sequence] | None = None
-        self.pad_to = self.pad_rows = self.pad_context_tokens = self.pad_growth = 0
+        self.padding: Padding | None = None
         self.repeat = 1
         self.planned_ps: Callable[[int], Picoseconds] | None = None
         self.swaps: list[Swap] | tuple[()] = ()
@@ -117,23 +127,30 @@ class StepPlan:
     @property
     def line(self) -> tuple[int, int, int]:
         """Of pure decode: (rows, KV tokens that they read, how many more in each repetition)."""
+        pad = self.padding
+        if pad is None:
+            return self.group, self.group_context_tokens, self.group
         return (
-            self.group + self.pad_rows,
-            self.group_context_tokens + self.pad_context_tokens,
-            self.group + self.pad_growth,
+            self.group + pad.rows,
+            self.group_context_tokens + pad.context_tokens,
+            self.group + pad.growth,
         )
 
     @property
     def contexts(self) -> tuple[int, int]:
         """Of pure decode: the shortest and the longest context; (0, 0): alike, or not measured."""
-        padded = self.pad_rows or self.pad_context_tokens
-        return (0, 0) if padded or self.group_contexts is None else self.group_contexts
+        if self.padding is not None or self.group_contexts is None:
+            return (0, 0)
+        return self.group_contexts
 
     @property
     def computed_tokens(self) -> int:
         """Tokens that the step computes, those that no request needs included."""
-        padding = sum(max(self.pad_to - one.start - one.tokens, 0) for one in self.chunks)
-        return self.tokens + self.pad_rows + padding
+        pad = self.padding
+        if pad is None:
+            return self.tokens
+        wider = sum(max(pad.to - one.start - one.tokens, 0) for one in self.chunks)
+        return self.tokens + pad.rows + wider
 
     @property
     def pure_decode(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .plan import StepPlan
+from .plan import Padding, StepPlan
 from .sequence import Sequence
 
 
@@ -38,13 +38,15 @@ class Rectangle:
     def pad(self, plan: StepPlan) -> None:
         """Note in *plan* what it computes beyond its requests' tokens."""
         if plan.index == self.first:
-            plan.pad_to = self.longest if self.pad_prompts else 0
+            if self.pad_prompts:
+                plan.padding = Padding(to=self.longest)
             return
         active = plan.group + len(plan.chunks)
         rows = self.rows if self.pad_ended else active
-        plan.pad_rows = rows - active
+        idle, unread = rows - active, 0
         if self.pad_prompts:
             width = self.longest + plan.index - self.first
             read = sum(chunk.start + chunk.tokens for chunk in plan.chunks)
-            plan.pad_context_tokens = max(rows * width - read - plan.group_context_tokens, 0)
-            plan.pad_growth = plan.pad_rows
+            unread = max(rows * width - read - plan.group_context_tokens, 0)
+        if idle or unread:
+            plan.padding = Padding(0, idle, unread, idle if self.pad_prompts else 0)

@@ -57,6 +57,7 @@ class Replica(View):
     __slots__ = (
         "_accept",
         "_admitted",
+        "_asks",
         "_edges",
         "_ends",
         "_fenced",
@@ -123,6 +124,7 @@ class Replica(View):
         self._ends: dict[int, list[Sequence]] = {}  # step -> group members that sample their last
         self._leaves: dict[int, list[Sequence]] = {}  # step -> members to leave before it
         self._edges: list[int] = []  # heap of the keys of both
+        self._asks = getattr(scheduler, "refuses", None)
         self._lag = 1 if limits.async_scheduling else 0
         self._indexes_late = pool.prefix_index != "hash-chain"  # when computed, not when planned
         self.defers = bool(self._lag) and connector is not None and connector.writes
@@ -173,9 +175,8 @@ class Replica(View):
     def refuses(self, request: Request) -> str:
         """Why *request* can never be served here; "" if it can."""
         reason = self._too_large(request) if request.items else ""
-        ask = getattr(self.scheduler, "refuses", None)
-        if ask is not None and not reason:
-            reason = ask(self, request)
+        if self._asks is not None and not reason:
+            reason = self._asks(self, request)
         return reason
 
     def _too_large(self, request: Request) -> str:

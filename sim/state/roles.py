@@ -20,6 +20,7 @@ class Roles:
         policy: asked for changes where it has a method ``rebalance``.
 
     Attributes:
+        change: whether they may.
         switched: changes so far.
     """
 
@@ -27,13 +28,9 @@ class Roles:
         self.of: dict[Role, list[ReplicaId]] = {role: [] for role in get_args(Role)}
         self.switched = 0
         self._rebalance: Any = getattr(policy, "rebalance", None)
+        self.change = self._rebalance is not None
         self._serving: Counter[ReplicaId] = Counter()  # requests, or halves of requests
         self._becoming: dict[ReplicaId, Role] = {}
-
-    @property
-    def change(self) -> bool:
-        """Whether they may."""
-        return self._rebalance is not None
 
     def placed(self, placement: Placement) -> None:
         """A request will be served there."""
@@ -47,7 +44,7 @@ class Roles:
         self._settle(replica)
 
     def rebalance(self, now: Picoseconds, pools: Pools) -> None:
-        """Ask the policy, unless a replica is still on its way to another role.
+        """Ask the policy, if it may, unless a replica is still on its way to another role.
 
         Raises:
             InputError: it names a replica that cannot change, or the last one of its role.

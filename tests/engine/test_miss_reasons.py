@@ -130,6 +130,6 @@ def test_seen_remembers_the_longest_reach_of_a_text(lab: Any, first: bool) -> No
     short, long = chains.chain((SYSTEM,)), chains.chain((Segment(0, 0, 14), Segment(1, 0, 5)))
     for chain, tokens in ((short, 10), (long, 17)) if first else ((long, 17), (short, 10)):
         seen.add(chain, tokens)
-    assert seen.reach(short.links[0]) == 14
-    assert [seen.reach(link) for link in long.links] == [14, 17]
-    assert seen.reach(12345) == 0
+    assert seen.ends[short.links[0]] == 14
+    assert [seen.ends[link] for link in long.links] == [14, 17]
+    assert 12345 not in seen.ends

@@ -157,13 +157,14 @@ class ExtentPool(HashChain):
 
     def _take(self, blocks: int) -> None:
         """Remove *blocks* from the free ones, evicting where no blank ones are left."""
-        self.free -= blocks
-        if self.free < 0:
-            raise InfersimError(f"{blocks} KV blocks taken, {self.free + blocks} were free")
-        if blocks <= self._blank:
-            self._blank -= blocks
+        free, blank = self.free - blocks, self._blank
+        if free < 0:
+            raise InfersimError(f"{blocks} KV blocks taken, {free + blocks} were free")
+        self.free = free
+        if blocks <= blank:
+            self._blank = blank - blocks
             return
-        blocks -= self._blank
+        blocks -= blank
         self._blank = 0
         self.evicted += blocks
         while blocks:
@@ -172,11 +173,12 @@ class ExtentPool(HashChain):
                 heappop(self._queue)
                 continue
             node = copy.node
-            have = node.end - node.first
+            end = node.end
+            have = end - node.first
             if have > blocks:
                 if len(node.copies) == 1:
                     assert not node.kids
-                    node.end -= blocks
+                    node.end = end - blocks
                     self._idle_blocks -= blocks
                     return
                 self._split(node, node.end - blocks)
