@@ -1,13 +1,17 @@
 """infersim beside other simulators: equal requests, limits and step times, in turns.
 
     python benchmarks/peers.py [--dynamo PYTHON] [--vidur PYTHON] [--leap FOLDER]
-                               [--requests N] [--turns N] [--case NAME …] [--json FILE]
+                               [--mooncake FILE] [--requests N] [--turns N] [--case NAME …]
+                               [--json FILE]
 
 --dynamo and --vidur are interpreters of environments with NVIDIA's Dynamo (``pip install ai-
 dynamo==1.4.2``; no GPU) and with Vidur (``pip install vidur==0.0.26``), --leap is the folder of the
-bare prototype of infersim's loop. What cannot be started is left out, with the reason. Requests are
-like Azure's 2023 conversation trace (`speed.py`), no prefix is shared and caching is off, blocks
-have 16 tokens, routing is round robin, the engine synchronous.
+bare prototype of infersim's loop. What cannot be started is left out, with the reason.
+
+Requests are like Azure's 2023 conversation trace (`speed.py`), no prefix is shared and caching is
+off; with --mooncake also those of Mooncake's conversation trace (kvcache-ai/Mooncake,
+FAST25-release), with caching. Blocks have 16 tokens, routing is round robin, the engine
+synchronous.
 
 A step takes 6 ms + 20 us a prompt token + a slope per KV token; one of nothing but a part of a
 prompt only the 20 us. Dynamo can be told so with a table, where it counts whole blocks; infersim is
@@ -17,17 +21,19 @@ step takes the 6 ms. The commands (`infersim run`, ``python -m dynamo.replay``) 
 waits for; `infersim run` prices steps with the roofline of Llama 3.1 8B on an H100, since it has no
 linear step time, so it is run where that comes close.
 
-Every run is a process of its own. "work" is CPU seconds from the trace file to the results; of a
-command, of all it does. Requests a second and their ratio to infersim's follow from it. "loop" is
-the simulation alone: CPU seconds, but wall time where a peer or a command says it itself. "start"
-is CPU seconds of importing. Dynamo and Vidur count neither steps nor events. A first run of each,
-which is not measured, writes when every request got its first token: "as here" is the share of
-requests that get it within a millisecond of infersim's.
+Every run is a process of its own. "work" is CPU seconds from the trace file to the results, each
+with its own reader (the prototype and Vidur: with ours); of a command, of all it does. Requests a
+second and their ratio to infersim's follow from it. "loop" is the simulation alone: CPU seconds,
+but wall time where a peer or a command says it itself. "start" is CPU seconds of importing. Dynamo
+and Vidur count neither steps nor events. A first run of each, which is not measured, writes when
+every request got its first token: "as here" is the share of requests that get it within a
+millisecond of infersim's.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import subprocess
@@ -59,11 +65,13 @@ class Case:
     Attributes:
         context_ns: what a KV token adds to a step.
         commands: whether the commands are run too.
+        caching: prompts share KV, as Mooncake's do; only infersim and Dynamo play that here.
     """
 
     workers: int
     context_ns: int
     commands: bool
+    caching: bool = False
     blocks: int = 27_000
     budget: int = 2_048
     sequences: int = 256
@@ -77,6 +85,7 @@ CASES = {
     "1 worker, near saturation": Case(1, 500, commands=False),
     "1 worker, moderate load": Case(1, 70, commands=True),
     "16 workers": Case(16, 500, commands=True),
+    "8 workers, Mooncake": Case(8, 70, commands=False, caching=True),
 }
 SCENARIO = """
 name: peers
@@ -103,10 +112,20 @@ class Player:
     words: Callable[[Path, Case], list[str]]
     read: Callable[[Path, str], dict[str, float]]
     command: bool = False
+    caching: bool = False
+
+    def plays(self, case: Case) -> bool:
+        """Whether it can."""
+        return (case.commands or not self.command) and (self.caching or not case.caching)
 
 
-def write_trace(path: Path, requests: int) -> None:
-    """The requests as a Mooncake trace: every block is seen once."""
+def write_trace(path: Path, requests: int, mooncake: Path | None, case: Case) -> int:
+    """The requests of a case as a Mooncake trace, and how many: Mooncake's, or of fresh blocks."""
+    if case.caching and mooncake is not None:
+        with (gzip.open if mooncake.suffix == ".gz" else open)(mooncake, "rt") as lines:
+            text = lines.read()
+        path.write_text(text)
+        return len(text.splitlines())
     seen = 0
     with path.open("w") as out:
         for at_ps, prompt, answer in azure_like(requests, RATE_RPS).rows:
@@ -114,6 +133,7 @@ def write_trace(path: Path, requests: int) -> None:
             row = {"timestamp": at_ps / 1e9, "input_length": prompt, "output_length": answer}
             out.write(json.dumps(row | {"hash_ids": list(range(seen, seen + blocks))}) + "\n")
             seen += blocks
+    return requests
 
 
 def last_line(_: Path, stdout: str) -> dict[str, float]:
@@ -135,6 +155,7 @@ def read_infersim(folder: Path, _: str) -> dict[str, float]:
         "ttft_p99_ms": 1e3 * metrics["ttft_s"]["p99"],
         "tpot_ms": 1e3 * metrics["tpot_s"]["mean"],
         "tokens_per_s": metrics["output_tokens_per_s"],
+        "hit_rate": metrics["hit_rate"],
     }
 
 
@@ -162,7 +183,7 @@ def script(name: str, python: str) -> Callable[[Path, Case], list[str]]:
 
 def players(pythons: dict[str, str | None], leap: Path | None) -> list[Player]:
     """Those that can be started here; why the others cannot is printed."""
-    found = [Player("infersim", script("infersim", sys.executable), last_line)]
+    found = [Player("infersim", script("infersim", sys.executable), last_line, caching=True)]
     for peer, (name, module, distribution) in PEERS.items():
         python = pythons[peer] or sys.executable
         code = f"import {module}, importlib.metadata as m; print(m.version({distribution!r}))"
@@ -172,7 +193,7 @@ def players(pythons: dict[str, str | None], leap: Path | None) -> list[Player]:
             print(f"{peer}: left out, {python} cannot import {module}: {why}")
             continue
         print(f"{peer}: {distribution} {probe.stdout.split()[-1]}")
-        found.append(Player(peer, script(name, python), last_line))
+        found.append(Player(peer, script(name, python), last_line, caching=peer == "Dynamo"))
         if peer == "Dynamo":
             found.append(Player("dynamo.replay", replay(python), read_dynamo, command=True))
     if leap is None:
@@ -239,8 +260,8 @@ def table(name: str, runs: Runs, same: dict[str, float], requests: int) -> None:
 
     print(f"\n{name}, {requests} requests, medians of {len(runs['infersim'])} (least to most)")
     print(
-        f"{'':14} {'req/s':>7} {'ratio':>6} {'work s':>6} {'':13} {'loop s':>6} {'start':>5} "
-        f"{'CPU s':>6} {'wall s':>6} {'MB':>5} {'steps':>8} {'events':>7}"
+        f"{'':14} {'req/s':>7} {'ratio':>6} {'work s':>6} {'':13} {'loop s':>6} {'ratio':>6} "
+        f"{'start':>5} {'CPU s':>6} {'wall s':>6} {'MB':>5} {'steps':>8} {'events':>7}"
     )
     for player, ran in runs.items():
         key = "work_s" if "work_s" in ran[0] else "cpu_s"
@@ -249,17 +270,20 @@ def table(name: str, runs: Runs, same: dict[str, float], requests: int) -> None:
         print(
             f"{player:14} {requests / median(work):7,.0f} {middle(base, key) / median(work):6.2f} "
             f"{median(work):6.2f} ({min(work):5.2f}-{max(work):5.2f}) "
-            f"{middle(player, 'loop_s'):6.2f} {middle(player, 'start_s'):5.2f} "
+            f"{middle(player, 'loop_s'):6.2f} "
+            f"{middle(base, 'loop_s') / middle(player, 'loop_s'):6.2f} "
+            f"{middle(player, 'start_s'):5.2f} "
             f"{middle(player, 'cpu_s'):6.2f} {middle(player, 'wall_s'):6.2f} "
             f"{middle(player, 'memory_mb'):5.0f} {middle(player, 'steps'):8,.0f} "
             f"{middle(player, 'events'):7,.0f}"
         )
-    print(f"{'':14} {'TTFT ms':>9} {'p99':>9} {'TPOT ms':>8} {'tokens/s':>9} {'as here':>8}")
+    heads = f"{'TTFT ms':>9} {'p99':>9} {'TPOT ms':>8} {'tokens/s':>9} {'hits':>7} {'as here':>8}"
+    print(f"{'':14} {heads}")
     for player in runs:
         print(
             f"{player:14} {middle(player, 'ttft_ms'):9.3f} {middle(player, 'ttft_p99_ms'):9.3f} "
             f"{middle(player, 'tpot_ms'):8.3f} {middle(player, 'tokens_per_s'):9.3f} "
-            f"{same.get(player, UNSAID):8.1%}"
+            f"{middle(player, 'hit_rate'):7.3%} {same.get(player, UNSAID):8.1%}"
         )
 
 
@@ -292,6 +316,7 @@ def main() -> int:
     for peer in PEERS:
         parser.add_argument(f"--{peer.lower()}", metavar="PYTHON", help=f"that can import {peer}")
     parser.add_argument("--leap", type=Path, metavar="FOLDER", help="the prototype's folder")
+    parser.add_argument("--mooncake", type=Path, metavar="FILE", help="conversation_trace.jsonl")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--case", action="append", help="the beginning of a name")
@@ -301,13 +326,17 @@ def main() -> int:
     there, kept = players(pythons, options.leap), {}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        write_trace(folder / "trace.jsonl", options.requests)
+        trace = folder / "trace.jsonl"
         for title, case in CASES.items():
             if options.case and not title.startswith(tuple(options.case)):
                 continue
+            if case.caching and options.mooncake is None:
+                print(f"\n{title}: left out, no --mooncake FILE")
+                continue
+            requests = write_trace(trace, options.requests, options.mooncake, case)
             case = replace(case, leap=str(options.leap))
-            write_table(asdict(case), table_beside(folder / "trace.jsonl"))
-            playing = [player for player in there if case.commands or not player.command]
+            write_table(asdict(case), table_beside(trace))
+            playing = [player for player in there if player.plays(case)]
             firsts = {p.name: first_tokens(p, case, folder) for p in playing if not p.command}
             here = firsts["infersim"]
             same = {peer: agreement(peer, here, ms) for peer, ms in firsts.items()}
@@ -316,7 +345,7 @@ def main() -> int:
                 for player in playing:
                     runs[player.name].append(play(player, case, folder))
             kept[title] = runs
-            table(title, runs, same, options.requests)
+            table(title, runs, same, requests)
     if options.json is not None:
         options.json.write_text(json.dumps(kept, indent=1) + "\n")
     return 0

@@ -16,8 +16,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+#: of a request of Dynamo's: they come in the order in which they end
+SERVED = ("arrival_time_ms", "input_length", "output_length")
 
 
 def rows_of(trace: Path) -> list[tuple[int, int, int]]:
@@ -61,16 +65,19 @@ def keep(case: dict[str, Any], ttft_ms: list[float]) -> None:
 def infersim(case: dict[str, Any], trace: Path) -> dict[str, Any]:
     """`simulate()` with the engine preset vllm-v1's scheduler, as `speed.py` sets it up."""
     start = time.process_time()
-    from speed import Rows
+    import numpy as np
 
     from infersim.policies.disaggregation.static import Colocated
     from infersim.policies.eviction.lru import Lru
     from infersim.policies.routing.simple import RoundRobin
     from infersim.policies.scheduling.vllm_v1 import VllmV1
+    from infersim.scenarios.workload.trace import TraceSpec
     from infersim.sim.cost.base import StepShape
     from infersim.sim.cost.linear import LinearCost
     from infersim.sim.engine.run import simulate
     from infersim.sim.state.config import ClusterConfig, EngineLimits, PoolConfig
+    from infersim.sim.state.content import Contents
+    from infersim.sim.state.streams import Streams
 
     class LikeDynamo(LinearCost):
         """Prompt tokens by rounded means of chunks; steps that sample nothing take only these."""
@@ -84,30 +91,32 @@ def infersim(case: dict[str, Any], trace: Path) -> dict[str, Any]:
             return super().duration_ps(shape) - self.per_prefill_token_ps * (new - counted)
 
     ready = time.process_time()
-    rows = rows_of(trace)
+    requests = TraceSpec(kind="trace", file=str(trace), format="mooncake")
+    workload = requests.build(Streams(1), Contents())
     limits = EngineLimits(
         case["blocks"],
         max_num_batched_tokens=case["budget"],
         max_num_seqs=case["sequences"],
-        prefix_caching=False,
+        prefix_caching=case["caching"],
         async_scheduling=False,
     )
     cost = LikeDynamo(*(1000 * case[name] for name in ("base_ns", "token_ns")), *per_context(case))
     pool = PoolConfig("serve", "both", case["workers"], limits, cost, VllmV1, Lru, 131_072)
     config = ClusterConfig((pool,), RoundRobin(), Colocated())
-    workload = Rows([(1000 * at, prompt, out) for at, prompt, out in rows])
     read = time.process_time()
     run = simulate(config, workload)
     end = time.process_time()
-    order = run.requests["arrival_ps"].argsort(kind="stable")
+    columns = run.requests
+    order = np.lexsort([columns[name] for name in ("output_tokens", "prompt_tokens", "arrival_ps")])
     names = ("arrival_ps", "first_token_ps", "finish_ps", "output_tokens")
-    arrival, first, last, tokens = (run.requests[name][order] for name in names)
+    arrival, first, last, tokens = (columns[name][order] for name in names)
     return {
         "start_s": ready - start,
         "work_s": end - ready,
         "loop_s": end - read,
         "steps": run.effort.steps,
         "events": run.effort.events,
+        "hit_rate": float(columns["hit_tokens"].sum() / columns["prompt_tokens"].sum()),
         **outcome(case, arrival / 1e12, first / 1e12, last / 1e12, tokens.tolist()),
     }
 
@@ -169,7 +178,7 @@ def dynamo(case: dict[str, Any], trace: Path) -> dict[str, Any]:
     worked_s = time.process_time() - ready
     if case["times"]:
         with Path(case["times"]).open() as lines:
-            served = sorted(map(json.loads, lines), key=lambda row: row["arrival_time_ms"])
+            served = sorted(map(json.loads, lines), key=itemgetter(*SERVED))
         keep(case, [row["ttft_ms"] for row in served])
     return {"start_s": ready - start, "work_s": worked_s, **told(report)}
 
@@ -182,6 +191,7 @@ def told(report: dict[str, float]) -> dict[str, float]:
         "ttft_p99_ms": report["p99_ttft_ms"],
         "tpot_ms": report["mean_tpot_ms"],
         "tokens_per_s": report["output_throughput_tok_s"],
+        "hit_rate": report["prefix_cache_reused_ratio"],
     }
 
 
@@ -213,7 +223,7 @@ def engine_arguments(case: dict[str, Any], table: Path) -> dict[str, Any]:
         "num_gpu_blocks": case["blocks"],
         "max_num_batched_tokens": case["budget"],
         "max_num_seqs": case["sequences"],
-        "enable_prefix_caching": False,
+        "enable_prefix_caching": case["caching"],
         "planner_profile_data": str(table),
     }
 

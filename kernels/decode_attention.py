@@ -81,7 +81,7 @@ def decode_attention(
     logsum = torch.empty(shape, dtype=torch.float32, device=q.device)
     if not sequences:
         return out
-    _decode[(sequences, kv_heads, splits)](
+    _decode[(kv_heads, sequences, splits)](
         q,
         e4m3_storage(k_cache, known),
         e4m3_storage(v_cache, known),
@@ -308,9 +308,10 @@ def _decode(
     BLOCK_D: tl.constexpr,
     KEYS: tl.constexpr,
 ):
-    # one program: a sequence, a kv head with its group of heads, a split of the keys
-    i_b = tl.program_id(0).to(tl.int64)
-    i_h = tl.program_id(1)
+    # one program: a kv head with its group of heads, a sequence, a split of the keys. Heads come
+    # first: programs that run side by side read what lies side by side
+    i_h = tl.program_id(0)
+    i_b = tl.program_id(1).to(tl.int64)
     i_s = tl.program_id(2)
     splits = tl.num_programs(2)
     length = tl.load(p_lengths + i_b)
@@ -332,8 +333,9 @@ def _decode(
         o_k = first + o_t
         m_k = o_k < length
         m_kv = m_k[:, None] & m_d[None, :]
-        block = tl.load(p_table + i_b * s_table + o_k // BLOCK_SIZE, mask=m_k, other=0)
-        row = block.to(tl.int64) * s_block + (o_k % BLOCK_SIZE) * s_token + i_h * s_head
+        u_k = o_k.to(tl.uint32)  # never negative: a quotient is a shift
+        block = tl.load(p_table + i_b * s_table + u_k // BLOCK_SIZE, mask=m_k, other=0)
+        row = block.to(tl.int64) * s_block + (u_k % BLOCK_SIZE) * s_token + i_h * s_head
         o_kv = row[:, None] + o_d[None, :]
         b_k = widen(tl.load(p_k + o_kv, mask=m_kv, other=0.0), b_q.dtype)
         b_v = widen(tl.load(p_v + o_kv, mask=m_kv, other=0.0), b_q.dtype)
@@ -348,7 +350,7 @@ def _decode(
     some = total > 0.0
     total = tl.where(some, total, 1.0)
     mean = acc / total[:, None]
-    row = i_b * tl.num_programs(1) * GROUP + heads
+    row = i_b * tl.num_programs(0) * GROUP + heads
     if SPLIT:
         # an empty split: its mean of 0 will weigh 2^-inf
         row = row * splits + i_s

@@ -13,19 +13,37 @@ from .launch import Launch, architecture, power_of_two, with_86
 from .paged import attend, attention_work, check_heads, gather
 from .work import Work
 
-#: rows: queries times the heads of a group, columns: keys an iteration; by the bytes of a key
+#: rows: queries times the heads of a group, columns: keys an iteration; by the bytes of a key.
+#: Keys are loaded behind the softmax: with two stages little but one product hides that. The table
+#: of blocks takes one stage of the pipeline, so that with five, keys are two iterations ahead.
 CONFIGS = with_86(
     {
+        (80, "<=128 bytes"): Launch(rows=64, columns=64, num_warps=8, num_stages=2),
         (80, "<=256 bytes"): Launch(rows=64, columns=64, num_warps=8, num_stages=2),
+        (80, "<=256 bytes, window or fp32"): Launch(rows=64, columns=64, num_warps=8, num_stages=2),
         (80, "<=512 bytes"): Launch(rows=64, columns=32, num_warps=8, num_stages=2),
         (80, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
+        (89, "<=128 bytes"): Launch(rows=128, columns=32, num_warps=8, num_stages=2),
         (89, "<=256 bytes"): Launch(rows=128, columns=32, num_warps=8, num_stages=2),
+        (89, "<=256 bytes, window or fp32"): Launch(
+            rows=128, columns=32, num_warps=8, num_stages=2
+        ),
         (89, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=4, num_stages=1),
         (89, ">512 bytes"): Launch(rows=16, columns=16, num_warps=4, num_stages=1),
-        (90, "<=256 bytes"): Launch(rows=128, columns=64, num_warps=8, num_stages=2),
-        (90, "<=512 bytes"): Launch(rows=128, columns=32, num_warps=8, num_stages=2),
+        # two programs a multiprocessor
+        (90, "<=128 bytes"): Launch(rows=128, columns=64, num_warps=8, num_stages=5),
+        # one program, all of its shared memory: a quarter fewer instructions a key than 64 columns
+        (90, "<=256 bytes"): Launch(rows=128, columns=128, num_warps=8, num_stages=5),
+        (90, "<=256 bytes, window or fp32"): Launch(
+            rows=128, columns=64, num_warps=8, num_stages=5
+        ),
+        (90, "<=512 bytes"): Launch(rows=128, columns=32, num_warps=8, num_stages=5),
         (90, ">512 bytes"): Launch(rows=64, columns=32, num_warps=8, num_stages=1),
+        (100, "<=128 bytes"): Launch(rows=128, columns=64, num_warps=8, num_stages=3),
         (100, "<=256 bytes"): Launch(rows=128, columns=64, num_warps=8, num_stages=2),
+        (100, "<=256 bytes, window or fp32"): Launch(
+            rows=128, columns=64, num_warps=8, num_stages=2
+        ),
         (100, "<=512 bytes"): Launch(rows=128, columns=32, num_warps=8, num_stages=2),
         (100, ">512 bytes"): Launch(rows=64, columns=32, num_warps=8, num_stages=1),
     }
@@ -70,7 +88,7 @@ def prefill_attention(
         ValueError: shapes or strides that do not fit together, or a scale that is not positive.
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    launch = CONFIGS[architecture(q.device), key_bucket(q)]
+    launch = CONFIGS[architecture(q.device), _shape(q.shape[-1], q.element_size(), window > 0)]
     attend_chunks(
         (q, k_cache, v_cache, block_table, query_start, lengths),
         out,
@@ -148,7 +166,7 @@ def attend_chunks(
 
 
 def key_bucket(q: torch.Tensor) -> str:
-    """Which column of `CONFIGS` heads as wide as those of *q* take."""
+    """What heads as wide as those of *q* are in a table that goes by their bytes alone."""
     return _bucket(q.shape[-1] * q.element_size())
 
 
@@ -213,9 +231,10 @@ def visible_pairs(new: int, prefix: int, window: int = 0) -> int:
 
 def specialisations(architecture: int = 90) -> list[Specialisation]:
     """Llama's heads on bf16, fp8 and fp32, heads of 64 and 256, with and without a window."""
+    found = forms(architecture) | {"fp32, d=64": ("*fp32", "*fp32", 64, False)}
     return [
         specialisation(architecture, f"prefill_attention[{name}]", CONFIGS, form, tree=False)
-        for name, form in forms(architecture).items()
+        for name, form in found.items()
     ]
 
 
@@ -227,7 +246,8 @@ def forms(architecture: int) -> dict[str, tuple[str, str, int, bool]]:
         "bf16, window": ("*bf16", "*bf16", 128, True),
         "bf16, d=64": ("*bf16", "*bf16", 64, False),
         "bf16, d=256": ("*bf16", "*bf16", 256, True),
-        "fp8": ("*bf16", fp8, 128, True),
+        "fp8": ("*bf16", fp8, 128, False),
+        "fp8, window": ("*bf16", fp8, 128, True),
         "fp32": ("*fp32", "*fp32", 128, True),
     }
 
@@ -242,7 +262,9 @@ def specialisation(
 ) -> Specialisation:
     """One compiled *form* of the kernel of chunks, with groups of four heads."""
     wide, cache, head_dim, windowed = form
-    launch = configs[architecture, _bucket(head_dim * (4 if wide == "*fp32" else 2))]
+    item_bytes = 4 if wide == "*fp32" else 2
+    shape = _bucket(head_dim * item_bytes) if tree else _shape(head_dim, item_bytes, windowed)
+    launch = configs[architecture, shape]
     return Specialisation(
         name=name,
         kernel=_attend,
@@ -261,6 +283,15 @@ def specialisation(
         num_stages=launch.num_stages,
         tensor_cores=True,
     )
+
+
+def _shape(head_dim: int, item_bytes: int, windowed: bool) -> str:
+    """The column of `CONFIGS`: masks of a window, and fp32, take registers."""
+    key_bytes = head_dim * item_bytes
+    if key_bytes <= 128:
+        return "<=128 bytes"
+    takes = key_bytes <= 256 and (windowed or item_bytes == 4)
+    return _bucket(key_bytes) + (", window or fp32" if takes else "")
 
 
 def _bucket(key_bytes: int) -> str:
@@ -441,12 +472,13 @@ def _load_keys(
     """Keys and values of positions *o_k*, in *dtype*; zeros from *end* on."""
     o_d = tl.arange(0, BLOCK_D)
     m = (o_d < HEAD_DIM)[None, :]
+    u_k = o_k.to(tl.uint32)  # never negative: a quotient is a shift
     if masked:
         m = m & (o_k < end)[:, None]
-        block = tl.load(table + o_k // BLOCK_SIZE, mask=o_k < end, other=0)
+        block = tl.load(table + u_k // BLOCK_SIZE, mask=o_k < end, other=0)
     else:
-        block = tl.load(table + o_k // BLOCK_SIZE)
-    row = block.to(tl.int64) * s_block + (o_k % BLOCK_SIZE) * s_token
+        block = tl.load(table + u_k // BLOCK_SIZE)
+    row = block.to(tl.int64) * s_block + (u_k % BLOCK_SIZE) * s_token
     o_kv = row[:, None] + o_d[None, :]
     b_k = widen(tl.load(k + o_kv, mask=m, other=0.0), dtype)
     return b_k, widen(tl.load(v + o_kv, mask=m, other=0.0), dtype)

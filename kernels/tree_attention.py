@@ -24,7 +24,7 @@ CONFIGS = with_86(
         (90, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
         (90, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=2),
         (90, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
-        (100, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=2),
+        (100, "<=256 bytes"): Launch(rows=32, columns=64, num_warps=8, num_stages=3),
         (100, "<=512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=2),
         (100, ">512 bytes"): Launch(rows=32, columns=32, num_warps=8, num_stages=1),
     }

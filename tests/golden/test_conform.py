@@ -86,7 +86,7 @@ def blocks_are_freed_head_first(patch: pytest.MonkeyPatch) -> None:
     real = BlockPool.release
 
     def release(self: BlockPool, seq: Any) -> None:
-        seq.table.reverse()
+        seq.table[: seq.committed] = reversed(seq.table[: seq.committed])
         real(self, seq)
 
     patch.setattr(BlockPool, "release", release)
