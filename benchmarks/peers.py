@@ -2,11 +2,11 @@
 
     python benchmarks/peers.py [--dynamo PYTHON] [--vidur PYTHON] [--leap FOLDER]
                                [--mooncake FILE] [--requests N] [--turns N] [--case NAME …]
-                               [--json FILE]
+                               [--flat] [--json FILE]
 
---dynamo and --vidur are interpreters of environments with NVIDIA's Dynamo (``pip install ai-
-dynamo==1.4.2``; no GPU) and with Vidur (``pip install vidur==0.0.26``), --leap is the folder of the
-bare prototype of infersim's loop. What cannot be started is left out, with the reason.
+--dynamo and --vidur are interpreters of environments with NVIDIA's Dynamo (``pip install
+ai-dynamo==1.4.2``; no GPU) and with Vidur (``pip install vidur==0.0.26``), --leap is the folder of
+the bare prototype of infersim's loop. What cannot be started is left out, with the reason.
 
 Requests are like Azure's 2023 conversation trace (`speed.py`), no prefix is shared and caching is
 off; with --mooncake also those of Mooncake's conversation trace (kvcache-ai/Mooncake,
@@ -27,7 +27,9 @@ second and their ratio to infersim's follow from it. "loop" is the simulation al
 but wall time where a peer or a command says it itself. "start" is CPU seconds of importing. Dynamo
 and Vidur count neither steps nor events. A first run of each, which is not measured, writes when
 every request got its first token: "as here" is the share of requests that get it within a
-millisecond of infersim's.
+millisecond of infersim's. Near saturation a microsecond decides which step a request just misses,
+and all that follows; with --flat a step takes 10 ms + 20 us a prompt token, which infersim and
+Dynamo can be told alike.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ from speed import azure_like
 PLAYERS = Path(__file__).with_name("players.py")
 RATE_RPS = 5.53
 TRACE_BLOCK_TOKENS = 512
+FLAT_NS = 10_000_000
 #: what a player may leave unsaid: Dynamo counts no steps
 UNSAID = float("nan")
 Runs: TypeAlias = dict[str, list[dict[str, float]]]
@@ -320,6 +323,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--case", action="append", help="the beginning of a name")
+    parser.add_argument("--flat", action="store_true", help="no price on KV tokens")
     parser.add_argument("--json", type=Path, help="write every run to this file too")
     options = parser.parse_args()
     pythons = {peer: getattr(options, peer.lower()) for peer in PEERS}
@@ -335,6 +339,8 @@ def main() -> int:
                 continue
             requests = write_trace(trace, options.requests, options.mooncake, case)
             case = replace(case, leap=str(options.leap))
+            if options.flat:
+                case = replace(case, context_ns=0, base_ns=FLAT_NS)
             write_table(asdict(case), table_beside(trace))
             playing = [player for player in there if player.plays(case)]
             firsts = {p.name: first_tokens(p, case, folder) for p in playing if not p.command}

@@ -33,8 +33,10 @@ def test_steps_are_priced_as_dynamo_prices_them(
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     peers, players = import_module("peers"), import_module("players")
     trace, times = tmp_path / "trace.jsonl", tmp_path / "times.json"
-    keys = ("timestamp", "input_length", "output_length")
-    trace.write_text("".join(json.dumps(dict(zip(keys, r, strict=True))) + "\n" for r in rows))
+    keys = ("timestamp", "input_length", "output_length", "hash_ids")
+    blocks = [[*range(100 * i, 100 * i - (-row[1] // 512))] for i, row in enumerate(rows)]
+    whole = [zip(keys, (*row, ids), strict=True) for row, ids in zip(rows, blocks, strict=True)]
+    trace.write_text("".join(json.dumps(dict(row)) + "\n" for row in whole))
     case = asdict(peers.CASES["1 worker, near saturation"]) | {"times": str(times)}
     players.infersim(case, trace)
     assert json.loads(times.read_text()) == pytest.approx(dynamo_ms, abs=0.0043 * len(rows))
