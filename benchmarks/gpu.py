@@ -211,7 +211,9 @@ def _tests(model: str | None, options: argparse.Namespace, keep: Keep) -> dict[s
     """``tests/kernels`` by pytest."""
     if options.kind == "cpu":
         return {"last": "not run: in small they are what the test suite runs", "broken": []}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels"]
+    # what another version of a library warns of says nothing of the kernels
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider"]
+    command += ["tests/kernels"]
     if find_spec("xdist") is not None:
         command += ["-n", str(min(_TEST_PROCESSES, os.cpu_count() or 1))]
     try:

@@ -4,9 +4,9 @@
                                [--mooncake FILE] [--requests N] [--turns N] [--case NAME …]
                                [--flat] [--json FILE]
 
---dynamo and --vidur are interpreters of environments with NVIDIA's Dynamo (``pip install ai-
-dynamo==1.4.2``; no GPU) and with Vidur (``pip install vidur==0.0.26``), --leap is the folder of the
-bare prototype of infersim's loop. What cannot be started is left out, with the reason.
+--dynamo and --vidur are interpreters of environments with NVIDIA's Dynamo (``pip install
+ai-dynamo==1.4.2``; no GPU) and with Vidur (``pip install vidur==0.0.26``), --leap is the folder of
+the bare prototype of infersim's loop. What cannot be started is left out, with the reason.
 
 Requests are like Azure's 2023 conversation trace (`speed.py`), no prefix is shared and caching is
 off; with --mooncake also those of Mooncake's conversation trace (kvcache-ai/Mooncake,
@@ -27,7 +27,9 @@ second and their ratio to infersim's follow from it. "loop" is the simulation al
 but wall time where a peer or a command says it itself. "start" is CPU seconds of importing. Dynamo
 and Vidur count neither steps nor events. A first run of each, which is not measured, writes when
 every request got its first token: "as here" is the share of requests that get it within a
-millisecond of infersim's.
+millisecond of infersim's. Near saturation a microsecond decides which step a request just misses,
+and all that follows; with --flat a step takes 10 ms + 20 us a prompt token, which infersim and
+Dynamo can be told alike.
 """
 
 from __future__ import annotations
@@ -305,7 +307,7 @@ def tell(folder: Path, case: Case, times: Path | None) -> None:
 
 
 def agreement(player: str, here: list[float], there: list[float]) -> float:
-    """Share of the requests whose first token comes within a millisecond of infersim's. Near saturation a microsecond decides which step a request just misses, and all that follows; with --flat a step takes 10 ms + 20 us a prompt token, which all can be told alike."""
+    """Share of the requests whose first token comes within a millisecond of infersim's."""
     if len(here) != len(there):
         raise SystemExit(f"{player}: {len(there)} of {len(here)} requests were served")
     return sum(abs(a - b) <= 1 for a, b in zip(here, there, strict=True)) / len(here)

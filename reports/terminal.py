@@ -126,6 +126,8 @@ def _single(metrics: dict[str, Any]) -> list[str]:
     facts["preemptions"] = count(metrics["preemptions"])
     if swap := metrics["swap"]:
         facts["swapped out"] = count(swap["out"])
+    if structured := metrics.get("structured"):
+        facts["structured output"] = percent(structured["share"])
     if shares := metrics["step_time"]:
         known = [f"{percent(share)} {grade}" for grade, share in shares.items() if share]
         facts["step times"] = ", ".join(known)

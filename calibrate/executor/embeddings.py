@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from .pictures import Pictures
+from .staging import staged
 from .tower import Tower
 
 
@@ -42,11 +44,12 @@ class Embeddings:
             self._held[picture.identifier] = self._tower.encode(picture)
         if not pictures.places:
             return None
-        rows = [torch.arange(p.row, p.row + p.tokens) for p in pictures.places]
+        rows = np.concatenate([np.arange(p.row, p.row + p.tokens) for p in pictures.places])
         values = [
             self._held[p.identifier][:, p.offset : p.offset + p.tokens] for p in pictures.places
         ]
-        return Seen(torch.cat(rows).to(self._device), torch.cat(values, 1))
+        sent = staged(rows, self._device).to(self._device, non_blocking=True)
+        return Seen(sent, torch.cat(values, 1))
 
     def read(self, identifier: int) -> torch.Tensor:
         """[projections, tokens, hidden] of an image that is here."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .kv import KVCache
+from .staging import staged
 
 Moves: TypeAlias = list[tuple[int, int]]
+Ids: TypeAlias = NDArray[np.int64]
 _cuda: Any = torch.cuda  # untyped in places
 
 
@@ -40,34 +44,39 @@ class TierStore:
     def keep(self, moves: Moves) -> None:
         """Copy blocks to slots: (block, slot) each; after all steps launched so far."""
         blocks, slots = _columns(moves)
-        content = self._kv.read(blocks.to(self._device))
+        content = self._kv.read(self._sent(blocks))
         content = content.movedim(2, 0)  # [n, layers, 2, ...]
         if self._stream is None:
-            self._held[slots] = content
+            self._held[torch.from_numpy(slots)] = content
             return
-        staged = content.contiguous()
+        gathered = content.contiguous()
         self._stream.wait_stream(_cuda.current_stream(self._device))
         with _cuda.stream(self._stream):
-            staged.record_stream(self._stream)
+            gathered.record_stream(self._stream)
             for i, slot in enumerate(slots.tolist()):
-                self._held[slot].copy_(staged[i], non_blocking=True)
+                self._held[slot].copy_(gathered[i], non_blocking=True)
 
     def fetch(self, moves: Moves) -> Callable[[], bool]:
         """Copy slots to blocks: (slot, block) each; the result says whether they are there."""
         slots, blocks = _columns(moves)
         if self._stream is None:
-            self._kv.write(blocks, self._held[slots].movedim(0, 2))
+            content = self._held[torch.from_numpy(slots)]
+            self._kv.write(torch.from_numpy(blocks), content.movedim(0, 2))
             return lambda: True
         self._stream.wait_stream(_cuda.current_stream(self._device))
         with _cuda.stream(self._stream):
             shape = (len(moves), *self._held.shape[1:])
-            staged = torch.empty(shape, dtype=self._held.dtype, device=self._device)
+            arrived = torch.empty(shape, dtype=self._held.dtype, device=self._device)
             for i, slot in enumerate(slots.tolist()):
-                staged[i].copy_(self._held[slot], non_blocking=True)
-            self._kv.write(blocks.to(self._device), staged.movedim(0, 2))
+                arrived[i].copy_(self._held[slot], non_blocking=True)
+            self._kv.write(self._sent(blocks), arrived.movedim(0, 2))
             event: Any = _cuda.Event()
             event.record(self._stream)
         return lambda: bool(event.query())
+
+    def _sent(self, ids: Ids) -> torch.Tensor:
+        """*ids* on the device; the host does not wait for the steps that are under way there."""
+        return staged(ids, self._device).to(self._device, non_blocking=True)
 
     def restore(self, moves: Moves) -> None:
         """As `fetch`; every step launched from here on finds them there."""
@@ -76,6 +85,6 @@ class TierStore:
             _cuda.current_stream(self._device).wait_stream(self._stream)
 
 
-def _columns(moves: Moves) -> tuple[torch.Tensor, torch.Tensor]:
-    both = torch.tensor(moves, dtype=torch.int64)
-    return both[:, 0], both[:, 1]
+def _columns(moves: Moves) -> tuple[Ids, Ids]:
+    both = np.array(moves, dtype=np.int64)
+    return both[:, 0].copy(), both[:, 1].copy()

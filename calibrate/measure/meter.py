@@ -15,7 +15,7 @@ from .timer import GraphTimer, HostTimer, Timer
 
 _ANCHOR_SIZE = {"cuda": 8192, "cpu": 256}  # of the square product
 _ANCHOR_BYTES = {"cuda": 1 << 30, "cpu": 1 << 21}
-_READ_EVERY_S = 5.0  # asking the driver takes a process, and it a fraction of a second
+_READ_EVERY_S = 15.0  # asking the driver takes a process, and it a fraction of a second
 
 
 class Anchor(NamedTuple):

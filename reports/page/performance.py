@@ -93,7 +93,8 @@ def load(page: Context) -> Html:
     none = tag("p", "No request was preempted" + (" in any cell." if not page.single else "."))
     busy = figures.busy(page.names, page.summaries, page.focus)
     charts = pair(add("busy", busy), add("preemptions", preempted) if preempted else none)
-    return join([charts, _saturation(page), _preemptions(page), _moved(page), _lost(page)])
+    tables = (_saturation, _preemptions, _moved, _structured, _lost)
+    return join([charts, *(made(page) for made in tables)])
 
 
 def _saturation(page: Context) -> Html:
@@ -167,6 +168,32 @@ def _moved(page: Context) -> Html:
         for row, (_, m, _) in zip(rows, found, strict=True):
             row.append(count(m["role_switches"]))
     return table(heads, rows, caption="KV that travelled to where it was needed, by cell")
+
+
+def _structured(page: Context) -> Html:
+    """Requests whose answers follow a grammar; empty where there are none."""
+    found = [
+        (name, m.get("structured")) for name, m in zip(page.names, page.summaries, strict=True)
+    ]
+    if not any(one for _, one in found):
+        return Html("")
+    heads = ["cell", "requests", "share", "waited for a compile", "p99 of all waits", "compiled"]
+    rows: list[list[object]] = []
+    for name, one in found:
+        if one is None:
+            rows.append([name, count(0), percent(0.0), *[MISSING] * 3])
+            continue
+        rows.append(
+            [
+                name,
+                count(one["requests"]),
+                percent(one["share"]),
+                count(one["waited"]),
+                time(one["grammar_s"]["p99"]),
+                count(one["compiled_grammars"]),
+            ]
+        )
+    return table(heads, rows, caption="answers that follow a grammar, by cell")
 
 
 def _lost(page: Context) -> Html:

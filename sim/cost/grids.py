@@ -55,7 +55,7 @@ class Line:
         if rising:
             self.values = isotonic(self.values)
         values = self.values
-        #: by `bisect_right`: coordinate below, gap to the next, value, rise to the next, grade between
+        #: by `bisect_right`: coordinate below, gap to the next, value, rise, grade between them
         self._sides = [
             (xs[0], inf, values[0], 0.0, max(codes[0], EXTRAPOLATED)),
             *(

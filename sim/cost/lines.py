@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from math import ceil
 from typing import NamedTuple, TypeAlias
 
 from .attention import Attention
-from .base import Contexts, DecodeLine
+from .base import DecodeLine
 from .grades import DATASHEET, GRADES, LineDoubt
 from .roofline import UNBOUNDED
 
 Grades: TypeAlias = list[float]  #: picoseconds by grade
 #: (factor, replay, least, after): step = max(factor * kernels + replay, least) + after, picoseconds
 Rule: TypeAlias = tuple[float, float, float, float]
+
+
+#: a piece (start, end, ps, slope), up to where its first line holds, that line, and the one above
+_Known: TypeAlias = tuple[int, int, float, float, int, DecodeLine, DecodeLine]
 
 
 class Piece(NamedTuple):
@@ -30,16 +34,16 @@ class Curve:
 
     Attributes:
         starts, pieces, grades: between its knots.
-        ahead: where the profile says what uneven contexts add: what holds from a number of KV
-            tokens on, if all contexts were as long as the longest: (from, to, alphas by share, the
-            piece). `ahead_starts` are where it begins.
+        ahead: where the profile says what uneven contexts add: by the KV tokens that they would
+            read were all as long as the longest: (from, to, alphas by bucket of `shares`, and of
+            the piece there its start, ps and slope). `ahead_starts` are where they begin.
     """
 
     def __init__(self, attention: Attention, decodes: int) -> None:
-        self.decodes, self.alphas = decodes, attention.alphas
+        self.decodes = decodes
         edges = sorted({0, *(ceil(x) for x in attention.knots(decodes))})
         self.starts = edges
-        self.pieces: list[Piece] = []
+        self.pieces: list[tuple[int, int, float, float]] = []
         self.grades: list[int] = []
         for start, end in zip(edges, [*edges[1:], UNBOUNDED], strict=True):
             ps, _ = attention.decode(decodes, start)
@@ -50,15 +54,16 @@ class Curve:
                 slope = attention.tail(decodes)
             else:
                 slope = (attention.decode(decodes, end)[0] - ps) / (end - start)
-            self.pieces.append(Piece(start, end, ps, slope))
-        self.ahead: list[tuple[int, int, list[float], Piece]] = []
-        for over, most, alphas in self.alphas.buckets(decodes) if self.alphas else ():
+            self.pieces.append((start, end, ps, slope))
+        self.ahead: list[tuple[int, int, list[float], int, float, float]] = []
+        self.shares = attention.alphas.shares if attention.alphas else ()
+        for over, most, alphas in attention.alphas.buckets(decodes) if attention.alphas else ():
             first, last = decodes * over + 1, decodes * most + 1
-            for piece in self.pieces:
-                if first < piece.end and piece.start < last:
-                    start, end = max(first, piece.start), min(last, piece.end)
-                    self.ahead.append((start, end, alphas, piece))
-        self.ahead_starts = [start for start, _, _, _ in self.ahead]
+            for start, end, ps, slope in self.pieces:
+                if first < end and start < last:
+                    ends = max(first, start), min(last, end)
+                    self.ahead.append((*ends, alphas, start, ps, slope))
+        self.ahead_starts = [first for first, *_ in self.ahead]
 
 
 class Batch:
@@ -81,54 +86,62 @@ class Batch:
         masks_always: bool,
     ) -> None:
         self._curve, self._rule, self._fixed = curve, rule, fixed
-        self._fixed_ps = sum(fixed)
         self._host_grade, self._masks_ps, self._masks_always = host_grade, masks_ps, masks_always
         self._starts = curve.starts
+        self._rest = (sum(fixed), *rule)
         #: made where they are asked for: batches may differ in much that is not asked for
-        self._lines: dict[int, list[DecodeLine]] = {}
+        self._known: list[_Known | None] = [None] * len(curve.pieces)
 
     def line(self, context: int) -> DecodeLine:
         """The line where all contexts are alike, equal to the table at its start."""
         i = bisect_right(self._starts, context) - 1
-        lines = self._lines.get(i) or self._made(i)
-        return lines[0] if context < lines[0].until else lines[1]
+        _, _, _, _, cut, line, above = self._known[i] or self._know(i)
+        return line if context < cut else above
 
-    def uneven_line(self, context: int, contexts: Contexts) -> DecodeLine:
+    def uneven_line(self, context: int, shortest: int, longest: int) -> DecodeLine:
         """The line where contexts differ: they keep their distances, so the longest grows as all.
 
         It is a function of these distances and of the pieces that *context* lies in alone.
         """
-        curve, doubt = self._curve, self.line(context).doubt
-        decodes, alphas = curve.decodes, curve.alphas
-        assert alphas is not None
-        start, end, ps, slope = curve.pieces[bisect_right(curve.starts, context) - 1]
-        total = decodes * contexts[1]
+        i = bisect_right(self._starts, context) - 1
+        at, end, ps, slope, cut, line, above = self._known[i] or self._know(i)
+        curve = self._curve
+        least, total = curve.decodes * shortest, curve.decodes * longest
         ahead = total - context
-        first, last, shares, longest = curve.ahead[bisect_right(curve.ahead_starts, total) - 1]
-        alpha = shares[alphas.share(decodes, context, contexts)]
-        begin, _, high, rise = longest
-        at = max(start, first - ahead)
-        end = min(end, last - ahead)
-        ps += slope * (at - start)
+        first, last, alphas, begin, high, rise = curve.ahead[
+            bisect_right(curve.ahead_starts, total) - 1
+        ]
+        alpha = alphas[bisect_left(curve.shares, (context - least) / (total - least))]
+        if first > at + ahead:
+            ps += slope * (first - ahead - at)
+            at = first - ahead
+        if last < end + ahead:
+            end = last - ahead
         ps += alpha * (high + rise * (at + ahead - begin) - ps)
         slope += alpha * (rise - slope)
-        ps, slope = self._fixed_ps + max(0.0, ps), max(0.0, slope)
-        factor, replay, least, after = self._rule
+        if slope < 0.0:
+            slope = 0.0
+        fixed, factor, replay, host, after = self._rest
+        ps = fixed + ps if ps > 0.0 else fixed
         kernels = factor * ps + replay
-        if kernels >= least:  # as most often
+        if kernels >= host:  # as most often
             ps, slope = kernels + after, factor * slope
         else:
             parts = _bent(self._rule, Piece(at, end, ps, slope))
             at, end, ps, slope = next(part for part in parts if context < part.end)
         slope_ps = round(slope)
-        return DecodeLine(max(1, round(ps)) - slope_ps * at, slope_ps, end, doubt)
+        base_ps = (round(ps) or 1) - slope_ps * at
+        doubt = line.doubt if context < cut else above.doubt
+        # as `DecodeLine(...)`, at half its price: every leap of uneven contexts has one of its own
+        return tuple.__new__(DecodeLine, (base_ps, slope_ps, end, doubt))
 
-    def _made(self, i: int) -> list[DecodeLine]:
-        """The line of a piece, or two where the host stops mattering within."""
-        piece, grade = self._curve.pieces[i], self._curve.grades[i]
-        whole = piece._replace(ps=piece.ps + self._fixed_ps)
-        self._lines[i] = [self._line(grade, part) for part in _bent(self._rule, whole)]
-        return self._lines[i]
+    def _know(self, i: int) -> _Known:
+        """The lines of a piece."""
+        start, end, ps, slope = piece = self._curve.pieces[i]
+        parts = _bent(self._rule, Piece(start, end, ps + self._rest[0], slope))
+        lines = [self._line(self._curve.grades[i], part) for part in parts]
+        self._known[i] = found = (*piece, lines[0].until, lines[0], lines[-1])
+        return found
 
     def _line(self, grade: int, piece: Piece) -> DecodeLine:
         factor, replay, least, after = self._rule

@@ -24,7 +24,7 @@ class Op(NamedTuple):
 
     Attributes:
         axes: what its table may be a function of.
-        family: "beside": no step that the engine plans today contains it.
+        family: "beside": only in steps of requests that ask for it, by an adapter or a grammar.
     """
 
     axes: tuple[tuple[Axis, ...], ...]

@@ -86,6 +86,7 @@ class TableCost:
         self._batches: dict[_Key, Batch] = {}
         #: whether the profile says what uneven contexts add
         self.uneven = self.parts.attention.alphas is not None
+        self._has_lora = self.parts.lora is not None
         lora = self.parts.lora.launches if self.parts.lora is not None else 0
         self._lora_launch_ps = lora * host.launch_s * self._host_scale
         self._exchange_factor = factors.get("all_reduce", 1.0)
@@ -160,12 +161,13 @@ class TableCost:
         structured: int = 0,
     ) -> DecodeLine:
         """The line of *decodes* sequences at *context_tokens*: between two knots of the table."""
-        key = decodes, adapted if self.parts.lora is not None else 0, structured
+        key = decodes, adapted if self._has_lora else 0, structured
         batch = self._batches.get(key)
         if batch is None:
             batch = self._batches[key] = self._batch(key)
-        if self.uneven and matters(decodes, contexts):
-            return batch.uneven_line(context_tokens, contexts)
+        shortest, longest = contexts
+        if self.uneven and shortest < longest and decodes > 1:
+            return batch.uneven_line(context_tokens, shortest, longest)
         return batch.line(context_tokens)
 
     def prefill_ps(self, tokens: int, context_tokens: int) -> Picoseconds:

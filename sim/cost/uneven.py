@@ -32,7 +32,11 @@ class Bucket(NamedTuple):
 
 
 class Alphas:
-    """The buckets of a profile, compiled."""
+    """The buckets of a profile, compiled.
+
+    Attributes:
+        shares: upper edges of the buckets of shares, but for the last.
+    """
 
     def __init__(self, uneven: Uneven) -> None:
         self._default = uneven.default
@@ -41,7 +45,7 @@ class Alphas:
         self._sequences = list(map(int, uneven.sequences[:-1]))
         self._prefixes = list(map(int, uneven.prefixes[:-1]))
         self._longest = list(map(int, uneven.longest[:-1]))
-        self._shares = uneven.shares[:-1]
+        self.shares = uneven.shares[:-1]
         self._pure: dict[tuple[int, int, int], float] = {}
         found: dict[tuple[int, int, int, int], list[tuple[float, float]]] = {}
         for chunk, *bucket, alpha in uneven.alphas:
@@ -52,15 +56,9 @@ class Alphas:
                 self._pure[n, share, longest] = alpha
         self._mixed = {key: _along(sorted(points)) for key, points in found.items()}
 
-    def share(self, decodes: int, context: int, contexts: Contexts) -> int:
-        """The bucket of *decodes* sequences that read *context* tokens together."""
-        shortest, longest = contexts
-        share = (context - decodes * shortest) / (decodes * (longest - shortest))
-        return bisect_left(self._shares, share)
-
     def buckets(self, decodes: int) -> list[Bucket]:
         """Of a step without prefill."""
-        n, shares = bisect_left(self._sequences, decodes), range(len(self._shares) + 1)
+        n, shares = bisect_left(self._sequences, decodes), range(len(self.shares) + 1)
         edges = [0, *self._longest, _ENDLESS]
         return [
             Bucket(over, most, [self._pure.get((n, share, i), self._default) for share in shares])
@@ -69,8 +67,10 @@ class Alphas:
 
     def pure(self, decodes: int, context: int, contexts: Contexts) -> float:
         """Of a step without prefill: *decodes* sequences that read *context* tokens together."""
-        found = self.buckets(decodes)[bisect_left(self._longest, contexts[1])]
-        return found.alphas[self.share(decodes, context, contexts)]
+        shortest, longest = contexts
+        share = (context - decodes * shortest) / (decodes * (longest - shortest))
+        bucket = self.buckets(decodes)[bisect_left(self._longest, longest)]
+        return bucket.alphas[bisect_left(self.shares, share)]
 
     def mixed(
         self, chunk: int, before: int, decodes: int, context: int, contexts: Contexts
@@ -80,7 +80,7 @@ class Alphas:
         share = (context - decodes * shortest) / (decodes * (longest - shortest))
         key = (
             bisect_left(self._sequences, decodes),
-            bisect_left(self._shares, share),
+            bisect_left(self.shares, share),
             bisect_left(self._longest, longest),
             bisect_left(self._prefixes, before),
         )

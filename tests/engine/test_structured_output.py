@@ -181,6 +181,20 @@ def test_only_rows_that_sample_have_masks(lab: Any, monkeypatch: pytest.MonkeyPa
     ]
 
 
+@pytest.mark.parametrize("leap", [True, False])
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_who_has_ended_has_no_mask(lab: Any, asynchronous: bool, leap: bool) -> None:
+    """The batch pays for a grammar as long as a row of it has one."""
+    limits = replace(LIMITS, async_scheduling=asynchronous)
+    calls = [
+        (0, lab.call(2, 30, 20)),
+        (0, structured(lab, 1, output=7, max_tokens=7, compile_ps=0)),
+        (0, structured(lab, 3, output=4, max_tokens=4, compile_ps=0)),
+    ]
+    rows = rows_of(lab.Case(limits, calls, cost=COST), leap=leap)
+    assert rows["finish_ps"] == [20 * STEP + 11 * ROW, 7 * STEP + 11 * ROW, 4 * STEP + 8 * ROW]
+
+
 def test_drafts_have_masks_of_their_own(lab: Any) -> None:
     """vLLM fills one for each draft and one for the token behind them."""
     limits = replace(LIMITS, num_spec_tokens=2)

@@ -43,10 +43,12 @@ def device() -> str:
 def close() -> Callable[[torch.Tensor, torch.Tensor], None]:
     """Assert that a result is the float64 expectation, in relative norm by the result's type.
 
-    A GPU multiplies fp32 as tf32 (10 bits), so fp32 has fp16's tolerance there.
+    A GPU multiplies fp32 as tf32: all but 10 bits of an operand are cut off, not rounded. That
+    takes up to 2^-10 of it, always towards zero, so that the losses of a sum do not cancel and
+    those of products in a row add up: 2.6e-3 in a mixture of experts, with operands cut on a CPU.
     """
     tolerances = {
-        torch.float32: 2e-3 if ON_GPU else 1e-5,
+        torch.float32: 4e-3 if ON_GPU else 1e-5,
         torch.float16: 2e-3,
         torch.bfloat16: 1e-2,
     }

@@ -89,6 +89,20 @@ for kernel, names in varied.items():
     assert not [line for line in lines if "LOOKED AT" in line]
 
 
+def test_keys_of_a_prefill_are_loaded_two_iterations_ahead() -> None:
+    """Three buffers of keys and three of values; with two, loads hide behind one product only."""
+    script = """
+import re
+from infersim.kernels import compile_check, prefill_attention
+one = prefill_attention.specialisations(90)[0]
+made = compile_check._compile(one, "sm_90")
+tile = f"x{one.constants['KEYS']}x{one.constants['HEAD_DIM']}xbf16"
+print(one.name, max(int(n) for n in re.findall(rf"memdesc<(\\d+){tile}", made.asm["ttgir"])))
+"""
+    done = compiled("-c", script)
+    assert done.stdout == "prefill_attention[bf16] 3\n", done.stderr
+
+
 def test_a_kernel_that_spills_is_a_fault() -> None:
     """One warp, 256 logits a thread."""
     script = """

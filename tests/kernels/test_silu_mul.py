@@ -28,7 +28,9 @@ def test_gates_far_from_zero_neither_overflow_nor_vanish(device: str) -> None:
     gate_up = torch.tensor([[-200.0, -20.0, 0.0, 20.0, 200.0, 2.0, 2.0, 2.0, 2.0, 2.0]])
     out = silu_mul(gate_up.to(device)).cpu()
     expected = reference(gate_up.double()).float()
-    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-30)
+    # a GPU's fp32 exponent of 20 / ln 2 is rounded to 2e-6: e^20 is as far off
+    rtol = 1e-6 if device == "cpu" else 1e-5
+    torch.testing.assert_close(out, expected, rtol=rtol, atol=1e-30)
 
 
 def test_rows_of_a_wider_tensor_and_no_rows(device: str, close) -> None:

@@ -182,6 +182,34 @@ def test_time_on_encoders_is_no_queueing(make_row: Row, make_totals: Totals) -> 
     assert split(9) == {"encode": 3, **without, "queue": 0}
 
 
+def test_compiling_a_grammar_is_no_queueing(make_row: Row, make_totals: Totals) -> None:
+    """Likewise; and without any grammar there is neither part nor metric."""
+    times = {"arrival_ps": s(1), "scheduled_ps": s(4), "first_token_ps": s(5), "finish_ps": s(7)}
+
+    def summary(*waits_s: float, encoded_s: float = 0) -> dict[str, Any]:
+        row = make_row(**times, output_tokens=3, encode_ps=s(encoded_s))
+        cell = cell_of([row] * len(waits_s), make_totals(compiled_grammars=2))
+        cell.requests["grammar_ps"] = np.array([round(w * 1e12) if w >= 0 else -1 for w in waits_s])
+        found: dict[str, Any] = summarize(cell)
+        return found
+
+    without = {"queue": 3, "prefill": 1, "transfer": 0, "decode": 2}
+    assert summary(-1, 0)["time_split_s"] == without
+    assert summary(2, 0)["time_split_s"] == {"grammar": 1, **without, "queue": 2}
+    both = {"encode": 2, "grammar": 1, **without, "queue": 0}
+    assert summary(9, encoded_s=2)["time_split_s"] == both
+    structured = summary(2, 0, -1, 0.5)["structured"]
+    assert {name: structured[name] for name in ("requests", "share", "waited")} == {
+        "requests": 3,
+        "share": 0.75,
+        "waited": 2,
+    }
+    assert structured["grammar_s"]["mean"] == near(2.5 / 3)
+    assert structured["compiled_grammars"] == 2
+    cell = cell_of([make_row(**times, output_tokens=3)], make_totals())
+    assert "structured" not in summarize(cell)
+
+
 def test_hits_and_misses(four: CellRecords) -> None:
     metrics = summarize(four)
     assert (metrics["hit_tokens"], metrics["prompt_tokens"]) == (310, 600)

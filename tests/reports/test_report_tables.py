@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from infersim.reports.files import replacing, write_text
 from infersim.reports.tables import write_requests, write_series
-from infersim.sim.state.records import REQUEST_COLUMNS, SERIES_COLUMNS, CellRecords
+from infersim.sim.state.records import GRAMMAR_COLUMNS, REQUEST_COLUMNS, SERIES_COLUMNS, CellRecords
 
 
 def test_requests_come_back(grid: list[CellRecords], tmp_path: Path) -> None:
@@ -28,6 +29,18 @@ def test_requests_come_back(grid: list[CellRecords], tmp_path: Path) -> None:
         assert last[name].to_pylist() == grid[-1].requests[name].tolist()
     assert str(table.schema.field("turn").type) == "int32"
     assert set(table.schema.metadata or {}) <= {b"ARROW:schema"}, "nothing of this machine"
+
+
+def test_a_column_that_only_some_cells_have(grid: list[CellRecords], tmp_path: Path) -> None:
+    """Waits for grammars: −1 in cells without any, and no column where no cell has one."""
+    path, two = tmp_path / "requests.parquet", grid[:2]
+    waits = np.arange(len(two[1].requests["status"]))
+    two[1] = replace(two[1], requests={**two[1].requests, "grammar_ps": waits})
+    write_requests(path, two)
+    table = pq.read_table(path)
+    assert table.column_names == ["cell", *REQUEST_COLUMNS, *GRAMMAR_COLUMNS]
+    without = [-1] * len(two[0].requests["status"])
+    assert table["grammar_ps"].to_pylist() == [*without, *waits.tolist()]
 
 
 def test_series_come_back(grid: list[CellRecords], tmp_path: Path) -> None:

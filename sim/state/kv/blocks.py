@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import groupby, islice, takewhile
+from itertools import groupby, islice, repeat, takewhile
 
 from ....policies.errors import InfersimError
 from ....policies.eviction.base import Eviction, hook
@@ -85,7 +85,7 @@ class BlockPool(HashChain):
             return _NO_HIT
         ref = self._ref
         blocks = limit_tokens // self.block_size
-        found = map(self._index.get, islice(self._keys(seq, blocks), blocks))
+        found = map(self._index.get, islice(self._keys(seq, blocks), blocks), repeat(0))
         path = list(takewhile(bool, found))  # ids count from 1
         return Hit(len(path), [ref[block] for block in path].count(0), False, path)
 
@@ -267,8 +267,9 @@ class BlockPool(HashChain):
             for block in table:
                 self._importance[block], self._reach[block] = -seq.request.priority, 0
         if not self._keeps_facts:
-            for block in table:
-                self._hits[block] = 0
+            if self._counts_hits:
+                for block in table:
+                    self._hits[block] = 0
             return
         facts, number, media = self._facts, self._insertions, 0
         for position, (block, key) in enumerate(zip(table, keys, strict=True), first):
@@ -283,11 +284,12 @@ class BlockPool(HashChain):
 
     def _unindex(self, blocks: list[int]) -> None:
         """Nobody finds these blocks any more."""
-        key_of, index, twins = self._key, self._index, self._twins
-        keys = [key_of[block] for block in blocks]
-        if self.evicted_keys is not None:
-            self.evicted_keys += keys
-        for block, key in zip(blocks, keys, strict=True):
+        key_of, index, twins, log = self._key, self._index, self._twins, self.evicted_keys
+        for block in blocks:
+            key = key_of[block]
+            assert key is not None
+            if log is not None:
+                log.append(key)
             key_of[block] = None
             if key in twins:
                 self._untwin(block, key)
