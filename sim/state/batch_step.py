@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING
 
 from ...policies.errors import IllegalPlanError
 from ...policies.scheduling.base import Found
@@ -12,9 +11,6 @@ from .kv.face import Hit
 from .kv.scratch import ScratchTree
 from .sequence import Sequence
 from .step import StepBuilder
-
-if TYPE_CHECKING:
-    from .replica import Replica
 
 
 class BatchStep(StepBuilder):
