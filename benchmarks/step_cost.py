@@ -1,10 +1,11 @@
 """How long a step's price takes to look up, beside the roofline's and a reference loop.
 
-    python benchmarks/step_cost.py PROFILE
+    python benchmarks/step_cost.py PROFILE ...
 
-PROFILE is a directory of `infersim calibrate`. Prints microseconds of CPU time a
-call, the best of five rounds. Decodes have uneven contexts, which cost two look-ups where the
-profile says what they add.
+PROFILE is a directory of `infersim calibrate`. Prints microseconds of CPU time a call, and how many
+times that of the reference loop it is: the machine may be slower at one time than at another. All
+cases take turns, many short rounds of them, and the best round of each counts. Decodes have uneven
+contexts, which cost a second look-up where the profile says what they add.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import random
 from collections.abc import Callable
 from time import process_time
-from timeit import repeat
 
 from infersim.scenarios.catalog.load import gpu, model
 from infersim.sim.cost.base import StepCost, StepShape
@@ -22,15 +22,21 @@ from infersim.sim.cost.roofline import Roofline
 from infersim.sim.cost.specs import Parallelism
 from infersim.sim.cost.tables import TableCost
 
-CALLS, ROUNDS = 5000, 5
+CALLS, ROUNDS = 400, 60
+
+Case = tuple[Callable[..., object], list[tuple[object, ...]]]  #: what is called, with what
 
 
-def microseconds(call: Callable[[int], object]) -> float:
-    """The time of ``call(i)``, i from 0 to `CALLS`."""
-    best = min(
-        repeat(lambda: [call(i) for i in range(CALLS)], timer=process_time, number=1, repeat=ROUNDS)
-    )
-    return best / CALLS * 1e6
+def microseconds(cases: dict[str, Case]) -> dict[str, float]:
+    """The time of a call of each case, over all that it is called with."""
+    best = dict.fromkeys(cases, float("inf"))
+    for _ in range(ROUNDS):
+        for name, (call, asked) in cases.items():
+            begun = process_time()
+            for arguments in asked:
+                call(*arguments)
+            best[name] = min(best[name], process_time() - begun)
+    return {name: best[name] / len(asked) * 1e6 for name, (_, asked) in cases.items()}
 
 
 def reference(i: int) -> int:
@@ -46,32 +52,40 @@ def chunks(rng: random.Random, count: int) -> tuple[tuple[int, int], ...]:
     return tuple((rng.randint(2, 700), rng.choice((0, rng.randint(1, 4000)))) for _ in range(count))
 
 
-def main() -> None:
-    """Print a line a kind of step."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("profile")
-    profile = load(parser.parse_args().profile)
+def cases(path: str) -> dict[str, Case]:
+    """Pure decode and mixed batches, in a profile and in the roofline of its model."""
+    profile = load(path)
     spec, card, split = model(profile.model), gpu(profile.stamp.gpu), Parallelism(profile.tp)
     rng = random.Random(1)
     decodes = [(rng.randint(1, 128), rng.randint(100, 4000)) for _ in range(CALLS)]
     ends = [(x // 2, 3 * x) for _, x in decodes]  # where contexts matter, they are uneven
-    mixed = [
-        StepShape(b, b * x, chunks(rng, 1 + i % 3), b + 1, contexts=ends[i])
+    pure: list[tuple[object, ...]] = [
+        (b, b * x, end) for (b, x), end in zip(decodes, ends, strict=True)
+    ]
+    mixed: list[tuple[object, ...]] = [
+        (StepShape(b, b * x, chunks(rng, 1 + i % 3), b + 1, contexts=ends[i]),)
         for i, (b, x) in enumerate(decodes)
     ]
     costs: dict[str, StepCost] = {
         "profile": TableCost(profile, spec, card, split),
         "roofline": Roofline(spec, card, split),
     }
-    print(f"{'reference loop':28} {microseconds(reference):8.2f} us")
+    found: dict[str, Case] = {"reference loop": (reference, [(i,) for i in range(CALLS)])}
     for name, cost in costs.items():
-        line, price = cost.decode_line, cost.duration_ps
-        pure = microseconds(
-            lambda i: line(decodes[i][0], decodes[i][0] * decodes[i][1], ends[i])  # noqa: B023
-        )
-        full = microseconds(lambda i: price(mixed[i]))  # noqa: B023
-        print(f"{name + ', pure decode':28} {pure:8.2f} us")
-        print(f"{name + ', 1 to 3 chunks':28} {full:8.2f} us")
+        found[f"{name}, pure decode"] = cost.decode_line, pure
+        found[f"{name}, 1 to 3 chunks"] = cost.duration_ps, mixed
+    return found
+
+
+def main() -> None:
+    """Print a line a kind of step."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("profiles", nargs="+", metavar="PROFILE")
+    for path in parser.parse_args().profiles:
+        print(path)
+        found = microseconds(cases(path))
+        for name, us in found.items():
+            print(f"  {name:26} {us:8.2f} us {us / found['reference loop']:8.2f} x")
 
 
 if __name__ == "__main__":

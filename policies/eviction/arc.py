@@ -12,6 +12,7 @@ from .base import Key
 from .queues import QueuedEviction, Queues
 
 RECENT, FREQUENT = 0, 1
+_KEYS: tuple[Key, Key] = ((RECENT,), (FREQUENT,))
 
 
 @eviction("arc")
@@ -39,7 +40,7 @@ class Arc(QueuedEviction):
     )
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
-        return (FREQUENT if block.key in self._frequent else RECENT,)
+        return _KEYS[block.key in self._frequent]
 
     def on_insert(self, block: CachedBlock, request: Request | None) -> None:
         key, recent, frequent = block.key, self._left_recent, self._left_frequent

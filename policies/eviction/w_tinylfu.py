@@ -12,6 +12,7 @@ from .base import Key
 from .queues import QueuedEviction, Queues
 
 WINDOW, PROBATION, PROTECTED = 0, 1, 2
+_KEYS: tuple[Key, ...] = ((WINDOW,), (PROBATION,), (PROTECTED,))
 REFERENCES_PER_BLOCK = 10  #: after so many references a cached block all counts are halved
 
 
@@ -58,7 +59,7 @@ class WTinyLfu(QueuedEviction):
             self._counts = {k: n // 2 for k, n in self._counts.items() if n > 1}
 
     def key(self, block: CachedBlock, request: Request | None, now: Picoseconds) -> Key:
-        return (self._queue.get(block.key, WINDOW),)
+        return _KEYS[self._queue.get(block.key, WINDOW)]
 
     def on_insert(self, block: CachedBlock, request: Request | None) -> None:
         key = block.key

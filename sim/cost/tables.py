@@ -143,14 +143,14 @@ class TableCost:
         grades = self._kernels(shape, tokens)
         kernels = sum(grades)
         factor, replay, least, after = self._rule(shape, tokens)
-        duration = max(factor * kernels + replay, least) + after
+        needed = factor * kernels + replay
+        duration = (needed if needed > least else least) + after
         grades[self._host_grade] += duration - kernels
-        if structured and (factor * kernels + replay < least or not self._host.overlaps):
+        if structured and (needed < least or not self._host.overlaps):
             guessed = min(duration - kernels, self._masks_ps(structured))
             grades[self._host_grade] -= guessed
             grades[DATASHEET] += guessed
-        split: Split = tuple([round(ps) if ps else 0 for ps in grades])
-        return max(1, round(duration)), split
+        return round(duration) or 1, tuple(map(round, grades))
 
     def decode_line(
         self,

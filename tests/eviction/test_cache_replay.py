@@ -52,6 +52,13 @@ def test_a_miss_can_evict_a_later_block_of_its_own_request() -> None:
     assert 7 in cache
 
 
+def test_a_block_that_a_prompt_says_twice_stands_where_it_stood_last() -> None:
+    # the third request hits 1, 2 and 1 again, so 2 is the oldest and leaves for 4
+    hits, cache = served(3, [1, 2], [1, 2, 1], [3], [4])
+    assert hits == [0, 3, 0, 0]
+    assert [b for b in (1, 2, 3, 4) if b in cache] == [1, 3, 4]
+
+
 def test_hits_refresh_lru_but_not_fifo() -> None:
     rows = ([1], [2], [1], [3], [1])
     assert served(2, *rows, name="lru")[0] == [0, 0, 1, 0, 1]

@@ -23,6 +23,7 @@ from infersim.scenarios.traces.load import load as load_trace
 from infersim.scenarios.traces.source import Options
 from infersim.sim.state.kv.blocks import BlockPool
 from infersim.sim.state.kv.queued import QueuedOrder
+from infersim.sim.state.sequence import Sequence
 
 SIZE = 4  #: tokens in a block
 NAMES = [name for name, _ in eviction]
@@ -264,6 +265,21 @@ def test_requests_far_apart_hit_as_in_the_simulator(name: str, router: str, tmp_
     assert outcome.placed == records.requests["replica"].tolist()
     assert outcome.hit_tokens == records.requests["hit_tokens"].sum() > 0
     assert outcome.evicted_blocks == records.totals["evicted_blocks"] > 0
+
+
+def test_pools_of_two_block_sizes_ask_one_sequence_for_its_keys(
+    visits: Callable[[list[list[int]]], Visits],
+) -> None:
+    first, second = visits([[1, 2, 3, 4], [1, 2, 3, 9]]).requests
+    pools = [BlockPool(8, size, eviction.get("fifo")()) for size in (SIZE, 2 * SIZE)]
+    for pool in pools:
+        held = Sequence(first.request, 1, first.chain, 99)
+        pool.acquire(held, None, 4)
+        pool.commit(held, SIZE)  # the keys are asked for bit by bit
+        pool.commit(held, 4 * SIZE)
+    asks = Sequence(second.request, 1, second.chain, 99)
+    assert [pool.match(asks, 4 * SIZE).blocks for pool in (*pools, *pools)] == [3, 1, 3, 1]
+    assert pools[0].match(asks, 2 * SIZE).blocks == 2
 
 
 def test_requests_in_flight_keep_their_blocks_and_leave_early_only_where_they_must(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 from typing import Any, TypeVar
 
 from ....policies.eviction.base import Key
@@ -102,8 +102,9 @@ class QueuedOrder(Idle[U]):
 
 def _by_queue(entries: list[Entry[U]]) -> Iterator[tuple[int, list[Entry[U]]]]:
     """Sorted entries, queue by queue."""
-    if entries and entries[0][0][0] == entries[-1][0][0]:
-        yield entries[0][0][0], entries
-        return
-    for queue, some in groupby(entries, lambda entry: entry[0][0]):
-        yield queue, list(some)
+    first = 0
+    while first < len(entries):
+        queue = entries[first][0][0]
+        end = bisect_right(entries, queue, first, key=lambda entry: entry[0][0])
+        yield queue, entries[first:end]
+        first = end
