@@ -4,8 +4,9 @@
 
 PROFILE is a directory of `infersim calibrate`. Prints microseconds of CPU time a call, and how many
 times that of the reference loop it is: the machine may be slower at one time than at another. All
-cases take turns, many short rounds of them, and the best round of each counts. Decodes have uneven
-contexts, which cost a second look-up where the profile says what they add.
+cases take turns, many short rounds of them, and the best of each counts: tables are in the
+processor's cache then. Decodes have uneven contexts, which cost a second look-up where the profile
+says what they add.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from infersim.sim.cost.roofline import Roofline
 from infersim.sim.cost.specs import Parallelism
 from infersim.sim.cost.tables import TableCost
 
-CALLS, ROUNDS = 400, 60
+CALLS, ROUNDS, REPEATS = 400, 40, 3
 
 Case = tuple[Callable[..., object], list[tuple[object, ...]]]  #: what is called, with what
 
@@ -32,10 +33,11 @@ def microseconds(cases: dict[str, Case]) -> dict[str, float]:
     best = dict.fromkeys(cases, float("inf"))
     for _ in range(ROUNDS):
         for name, (call, asked) in cases.items():
-            begun = process_time()
-            for arguments in asked:
-                call(*arguments)
-            best[name] = min(best[name], process_time() - begun)
+            for _ in range(REPEATS):
+                begun = process_time()
+                for arguments in asked:
+                    call(*arguments)
+                best[name] = min(best[name], process_time() - begun)
     return {name: best[name] / len(asked) * 1e6 for name, (_, asked) in cases.items()}
 
 
