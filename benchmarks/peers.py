@@ -23,13 +23,13 @@ linear step time, so it is run where that comes close.
 
 Every run is a process of its own. "work" is CPU seconds from the trace file to the results, each
 with its own reader (the prototype and Vidur: with ours); of a command, of all it does. Requests a
-second and their ratio to infersim's follow from it. "loop" is the simulation alone: CPU seconds,
-but wall time where a peer or a command says it itself. "start" is CPU seconds of importing. Dynamo
-and Vidur count neither steps nor events. A first run of each, which is not measured, writes when
-every request got its first token: "as here" is the share of requests that get it within a
-millisecond of infersim's. Near saturation a microsecond decides which step a request just misses,
-and all that follows; with --flat a step takes 10 ms + 20 us a prompt token, which infersim and
-Dynamo can be told alike.
+second follow from it, and their ratio to infersim's of the same turn. "loop" is the simulation
+alone: CPU seconds, but wall time where a peer or a command says it itself. "start" is CPU seconds
+of importing. Dynamo and Vidur count neither steps nor events. A first run of each, which is not
+measured, writes when every request got its first token: "as here" is the share of requests that get
+it within a millisecond of infersim's. Near saturation a microsecond decides which step a request
+just misses, and all that follows; with --flat a step takes 10 ms + 20 us a prompt token, which
+infersim and Dynamo can be told alike.
 """
 
 from __future__ import annotations
@@ -263,19 +263,18 @@ def table(name: str, runs: Runs, same: dict[str, float], requests: int) -> None:
 
     print(f"\n{name}, {requests} requests, medians of {len(runs['infersim'])} (least to most)")
     print(
-        f"{'':14} {'req/s':>7} {'ratio':>6} {'work s':>6} {'':13} {'loop s':>6} {'ratio':>6} "
+        f"{'':14} {'req/s':>7} {'ratio':>6} {'work s':>6} {'':13} {'loop s':>6} "
         f"{'start':>5} {'CPU s':>6} {'wall s':>6} {'MB':>5} {'steps':>8} {'events':>7}"
     )
     for player, ran in runs.items():
         key = "work_s" if "work_s" in ran[0] else "cpu_s"
-        base = "infersim" if key == "work_s" else "infersim run"
+        base = runs["infersim" if key == "work_s" else "infersim run"]
         work = [run[key] for run in ran]
+        ratio = median(here[key] / run[key] for here, run in zip(base, ran, strict=True))
         print(
-            f"{player:14} {requests / median(work):7,.0f} {middle(base, key) / median(work):6.2f} "
+            f"{player:14} {requests / median(work):7,.0f} {ratio:6.2f} "
             f"{median(work):6.2f} ({min(work):5.2f}-{max(work):5.2f}) "
-            f"{middle(player, 'loop_s'):6.2f} "
-            f"{middle(base, 'loop_s') / middle(player, 'loop_s'):6.2f} "
-            f"{middle(player, 'start_s'):5.2f} "
+            f"{middle(player, 'loop_s'):6.2f} {middle(player, 'start_s'):5.2f} "
             f"{middle(player, 'cpu_s'):6.2f} {middle(player, 'wall_s'):6.2f} "
             f"{middle(player, 'memory_mb'):5.0f} {middle(player, 'steps'):8,.0f} "
             f"{middle(player, 'events'):7,.0f}"
