@@ -104,13 +104,14 @@ class Mixed:
     ) -> tuple[float, float, int]:
         # axes are of floats, among which a float is found sooner than an integer
         new, old, few, most = float(chunk), float(prefix), float(decodes), float(longest)
-        tree = self._trees[bisect_right(self._contexts, context)]
-        other = self._trees[bisect_right(self._contexts, most)]
+        i = bisect_right(self._contexts, context)
+        j = bisect_right(self._contexts, most) if most != context else i
+        tree, other = self._trees[i], self._trees[j]
         if tree is other:
-            low, high, code = tree.read(new, old, few, context, most)
+            low, high, code = tree.read(new, old, few, context, i, most, j)
         else:
-            low, _, code = tree.read(new, old, few, context, context)
-            high, _, worst = other.read(new, old, few, most, most)
+            low, _, code = tree.read(new, old, few, context, i, context, i)
+            high, _, worst = other.read(new, old, few, most, j, most, j)
             code = max(code, worst)
         if new >= tree.least and new >= other.least:
             return low, high, code
@@ -169,16 +170,26 @@ class _Tree:
         levels = [prefixes.sides(list(by), _pairs(list(by.values()))) for by in found.values()]
         self.least = next(iter(found))
         self._levels = chunks.sides(list(found), _pairs(levels))
-        self._axes = [axis.xs for axis in axes]
+        self._axes = [axis.xs for axis in axes[:3]]
 
     def read(
-        self, chunk: float, prefix: float, decodes: float, context: float, longest: float
+        self,
+        chunk: float,
+        prefix: float,
+        decodes: float,
+        context: float,
+        at_context: int,
+        longest: float,
+        at_longest: int,
     ) -> tuple[float, float, int]:
-        """The values at *context* and at *longest*, and the worst grade of both."""
-        chunks, prefixes, numbers, contexts = self._axes
+        """The values at *context* and at *longest*, and the worst grade of both.
+
+        Args:
+            at_context, at_longest: `bisect_right` of these in the points of all slices.
+        """
+        chunks, prefixes, numbers = self._axes
         at_prefix, at_number = bisect_right(prefixes, prefix), bisect_right(numbers, decodes)
-        at_context, uneven = bisect_right(contexts, context), longest != context
-        at_longest = bisect_right(contexts, longest) if uneven else 0
+        uneven = longest != context
         levels, point, gap, known = self._levels[bisect_right(chunks, chunk)]
         share, step = (chunk - point) / gap, 1.0
         code = known if chunk != point else MEASURED

@@ -238,11 +238,15 @@ class TableCost:
 
     def _kernels(self, shape: StepShape, tokens: int) -> Grades:
         """Picoseconds of all kernels by grade."""
-        _, _, _, samples, images, _, adapted, structured = shape
+        decodes, context, prefills, samples, images, contexts, adapted, structured = shape
         by_tokens = self._tokens.get(tokens) or self._of_tokens(tokens)
         by_samples = self._samples.get(samples) or self._of_samples(samples)
         found = list(map(add, by_tokens, by_samples))
-        for _, ps, grade in self._attention_terms(shape):
+        if prefills:
+            terms = self.parts.attention.terms(prefills, decodes, context, contexts)
+        else:
+            terms = self._attention_terms(shape)
+        for _, ps, grade in terms:
             found[grade] += ps
         if adapted and self.parts.lora is not None:
             ps, grade = self.parts.lora.at(adapted)
