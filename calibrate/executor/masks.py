@@ -32,6 +32,11 @@ class Masks(NamedTuple):
     rows: NDArray[np.int32]
 
 
+def blank(vocab: int) -> Masks:
+    """A mask of the first row that allows every token."""
+    return Masks(np.full((1, -(-vocab // BITS)), -1, np.int32), np.zeros(1, np.int32))
+
+
 def masks_of(sampled: Seq[tuple[Sequence, int]], texts: Texts) -> Masks | None:
     """Masks for sampled rows, each (sequence, position of its token); None: none has a grammar."""
     found = [

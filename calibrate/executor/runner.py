@@ -16,7 +16,7 @@ from .batch import Batch
 from .embeddings import Embeddings
 from .graphs import Graphs
 from .kv import KVCache
-from .masks import Masks
+from .masks import Masks, blank
 from .model import Inputs, Model
 from .pictures import Picture, Pictures
 from .staging import staged
@@ -214,6 +214,7 @@ class Runner:
                 lengths=np.array([count], dtype=np.int32),
                 query_start=np.array([0] if count == 1 else [0, count], dtype=np.int32),
                 rows=np.array([count - 1]),
+                masks=blank(self._model.spec.vocab),
             )
             inputs = inputs_of(batch, self._device)
             for _ in range(2):

@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="the executor needs torch", exc_type=ImportE
 
 import torch
 
-from infersim.calibrate.executor import batch, masks, ops
+from infersim.calibrate.executor import batch, masks, ops, runner
 
 TEXT = """\
 name: s
@@ -116,3 +116,31 @@ def test_the_kernel_masks_as_torch_does(tmp_path: Path, tools: Any) -> None:
 
 def test_no_row_with_a_grammar_is_no_mask() -> None:
     assert masks.masks_of([], None) is None  # type: ignore[arg-type]
+
+
+def test_a_blank_mask_forbids_nothing() -> None:
+    logits = torch.randn(2, 70)
+    words, rows = map(torch.from_numpy, masks.blank(70))
+    free = logits.clone()
+    ops.TorchOps().apply_bitmask(free, words, rows)
+    assert torch.equal(free, logits)
+
+
+def test_a_warm_up_loads_the_mask_too(
+    tmp_path: Path, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No measured step is the first to launch the kernel."""
+    calls: list[int] = []
+    build = runner.Runner.__init__
+
+    def warmed(self: Any, *args: Any, **given: Any) -> None:
+        build(self, *args, **given)
+        self.warm_up(3)
+
+    def noted(self: Any, logits: torch.Tensor, words: torch.Tensor, rows: torch.Tensor) -> None:
+        calls.append(len(logits))
+
+    monkeypatch.setattr(runner.Runner, "__init__", warmed)
+    monkeypatch.setattr(ops.TorchOps, "apply_bitmask", noted)
+    executed(tools, tmp_path / "run", SHARE + "0")
+    assert calls
