@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import sub
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,7 +21,7 @@ def runs_of(ids: object, where: str) -> tuple[Run, ...]:
         InputError: not a list, an entry that is no integer, or one outside 0 .. 2**62.
     """
     if isinstance(ids, IdList):
-        return _cut(ids.array())
+        return _cut(ids.ids)
     if not isinstance(ids, list):
         raise InputError(f"hash_ids must be a list of integers, found {_short(ids)}", where=where)
     if not ids:
@@ -27,25 +29,31 @@ def runs_of(ids: object, where: str) -> tuple[Run, ...]:
     if set(map(type, ids)) != {int}:
         bad = next(i for i in ids if type(i) is not int)
         raise InputError(f"hash_ids must be integers, found {_short(bad)}", where=where)
-    try:
-        array = np.array(ids, dtype=np.int64)
-    except OverflowError:
-        array = np.array([-1])
-    if array.min() < 0 or array.max() > MAX_ID:
+    if min(ids) < 0 or max(ids) > MAX_ID:
         bad = next(i for i in ids if not 0 <= i <= MAX_ID)
         raise InputError(f"hash_ids must lie in 0 .. 2**62, found {_short(bad)}", where=where)
-    return _cut(array)
+    return cut(ids)
 
 
 def cut(ids: list[int]) -> tuple[Run, ...]:
     """Runs of a list of at least one id, unchecked."""
-    return _cut(np.array(ids, dtype=np.int64))
+    runs: list[Run] = []
+    first = ids[0]
+    following = first
+    for i in ids:
+        if i != following:
+            runs.append((first, following - first))
+            first = i
+        following = i + 1
+    runs.append((first, following - first))
+    return tuple(runs)
 
 
 def _cut(array: npt.NDArray[np.int64]) -> tuple[Run, ...]:
-    starts = np.concatenate(([0], np.flatnonzero(np.diff(array) != 1) + 1))
-    lengths = np.diff(np.append(starts, len(array)))
-    return tuple(zip(array[starts].tolist(), lengths.tolist(), strict=True))
+    breaks = (np.flatnonzero(array[1:] - array[:-1] != 1) + 1).tolist()
+    starts = [0, *breaks]
+    lengths = map(sub, [*breaks, len(array)], starts)
+    return tuple(zip(array[starts].tolist(), lengths, strict=True))
 
 
 def check_cover(runs: tuple[Run, ...], tokens: int, block_size: int, where: str) -> None:
