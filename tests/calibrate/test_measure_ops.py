@@ -130,7 +130,7 @@ def test_the_driver_is_asked_every_few_seconds(
     monkeypatch.setattr(meter, "readings", answer)
     one = TorchMeter(bench.shapes, replace(device, kind="cpu"), {})
     told = []
-    for now[0] in (0.0, 1.0, 4.9, 5.1, 6.0, 20.0):
+    for now[0] in (0.0, 1.0, 14.9, 15.1, 16.0, 40.0):
         told.append(one.readings().sm_mhz)
     assert told == [1, 1, 1, 2, 2, 3]
     assert asked == [0.0, 5.1, 20.0]
