@@ -133,4 +133,4 @@ def test_the_driver_is_asked_every_few_seconds(
     for now[0] in (0.0, 1.0, 14.9, 15.1, 16.0, 40.0):
         told.append(one.readings().sm_mhz)
     assert told == [1, 1, 1, 2, 2, 3]
-    assert asked == [0.0, 5.1, 20.0]
+    assert asked == [0.0, 15.1, 40.0]
