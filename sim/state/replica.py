@@ -223,8 +223,7 @@ class Replica(View):
             self.pool.displaced = False
             self.spread_group()
         self.unsettled = False
-        if self.waiting.dynamic:
-            self.rank_again(now)
+        self.rank_again(now)
         step = BatchStep(self)
         self.scheduler.schedule(self, step)
         plan = step.close()

@@ -246,7 +246,6 @@ class StepBuilder:
 
     def _prefix(self, seq: Sequence, find: Callable[[Sequence, int], Hit]) -> Prefix | None:
         replica = self.replica
-        pool = replica.pool
         self._check_waiting(seq, "looked up")
         if seq.status is SWAPPED:
             hit = find(seq, seq.computed)  # blocks that it need not take
@@ -257,7 +256,7 @@ class StepBuilder:
             self._prefixes[seq] = (None, _NOTHING)
             return Prefix(seq.computed, False, False)
         hit = find(seq, seq.known - 1)
-        local = hit.blocks * pool.block_size
+        local = hit.blocks * replica.pool.block_size
         remote = _NOTHING
         if replica.connector is not None:
             answer = replica.connector.matched(seq, local)
@@ -268,9 +267,7 @@ class StepBuilder:
         if not seq.preemptions:
             seq.hit_tokens, seq.external_tokens = local, remote.tokens
         self._prefixes[seq] = (hit, remote)
-        may_grow = hit.may_grow
-        if not (may_grow or pool.lazy):
-            may_grow = replica.next_block_is_growing(seq, hit.blocks)
+        may_grow = hit.may_grow or replica.next_block_is_growing(seq, hit.blocks)
         return Prefix(local + remote.tokens, remote.asynchronous, may_grow)
 
     def fits(self, seq: Sequence, *, spare: int = 0) -> bool:
